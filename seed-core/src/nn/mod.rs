@@ -1,0 +1,20 @@
+//! Shared layers, the glossary of axes, and the backend extension trait.
+//!
+//! # Glossary of axes
+//! | name | meaning | released size |
+//! |---|---|---|
+//! | `batch` | images | |
+//! | `channels`, `height`, `width` | of pixels, latents and feature maps | |
+//! | `patches` | image patches; with the class token `tokens` | 256, 257 |
+//! | `queries` | learned queries, one for each code | 32 |
+//! | `width` | features of a token (`vit_width` 1408, `qformer_width` 768) | |
+//! | `hidden` | inner features of an MLP | 6144, 3072 |
+//! | `heads`, `head_dim` | attention heads and their size | 16, 88 |
+//! | `codes`, `dim` | rows of the codebook and their size | 8192, 32 |
+
+mod attention;
+mod backend;
+mod kernels;
+
+pub use attention::{attention, merge_heads, split_heads};
+pub use backend::{SeedBackend, gelu, silu};
