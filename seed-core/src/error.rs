@@ -34,7 +34,9 @@ pub enum Error {
         reason: String,
     },
     /// An image refused before memory is taken for its pixels.
-    #[error("{name} is {width} x {height} pixels, above the limit of {limit} pixels; shrink it or raise the limit (--max-pixels)")]
+    #[error(
+        "{name} is {width} x {height} pixels, above the limit of {limit} pixels; shrink it or raise the limit (--max-pixels)"
+    )]
     ImageTooLarge {
         /// Path or description of the image.
         name: String,
@@ -110,7 +112,9 @@ pub enum Error {
         unused: Vec<String>,
     },
     /// A tensor of another shape than the model's.
-    #[error("{file}: tensor {key} has shape {found:?}, the model needs {expected:?}; the configuration and the weights belong to different models")]
+    #[error(
+        "{file}: tensor {key} has shape {found:?}, the model needs {expected:?}; the configuration and the weights belong to different models"
+    )]
     TensorShape {
         /// The weight file.
         file: String,
@@ -158,7 +162,9 @@ pub enum Error {
         reason: String,
     },
     /// Training met a value that is not finite.
-    #[error("training diverged at step {step} of stage {stage}: the loss is {loss}; lower the learning rate and resume from the last checkpoint")]
+    #[error(
+        "training diverged at step {step} of stage {stage}: the loss is {loss}; lower the learning rate and resume from the last checkpoint"
+    )]
     Diverged {
         /// The stage.
         stage: &'static str,

@@ -100,12 +100,7 @@ mod autodiff {
             impl<B: SeedBackend> Backward<B, 1> for $node {
                 type State = NodeId;
 
-                fn backward(
-                    self,
-                    ops: Ops<Self::State, 1>,
-                    grads: &mut Gradients,
-                    checkpointer: &mut Checkpointer,
-                ) {
+                fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                     let input = checkpointer.retrieve_node_output(ops.state);
                     unary::<B, _>(ops.parents, ops.node, grads, |grad| B::$backward(input, grad));
                 }

@@ -162,7 +162,10 @@ mod tests {
     fn check(name: &str, got: &[f32], want: impl Fn(f64) -> f64) {
         for (&x, &got) in grid().iter().zip(got) {
             let want = want(f64::from(x));
-            assert!((f64::from(got) - want).abs() <= TOLERANCE * want.abs().max(1.0), "{name}({x}) = {got}, want {want}");
+            assert!(
+                (f64::from(got) - want).abs() <= TOLERANCE * want.abs().max(1.0),
+                "{name}({x}) = {got}, want {want}"
+            );
         }
     }
 
