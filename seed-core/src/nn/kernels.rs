@@ -147,7 +147,7 @@ mod tests {
 
     /// erf in float64 by its Taylor series (small arguments) or its limit.
     fn erf64(x: f64) -> f64 {
-        if x.abs() > 5.5 {
+        if x.abs() > 4.5 {
             return x.signum();
         }
         let (mut term, mut sum, mut n) = (x, x, 0.0);
