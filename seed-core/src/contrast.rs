@@ -1,1 +1,186 @@
-//! Being written.
+//! Captions and images in one space: a text tower and the projections that contrast aligns with it.
+//!
+//! Three embeddings of one width, all of unit length: of a caption, of an image (from the patch features) and of a last
+//! causal embedding. The image embedding, scaled to unit variance, is what the generation embedding learns to equal; the
+//! causal one is what caption retrieval from codes compares. The released models take their counterparts from CLIP and
+//! from the Q-Former's text branch; a model trained from scratch brings its own.
+
+use burn::{
+    module::Module,
+    nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    tensor::{Int, Tensor, TensorData, backend::Backend},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    nn::{SeedBackend, attention, gelu, merge_heads, split_heads},
+};
+
+/// Sizes of the text tower and of the projections, and the words that captions may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContrastConfig {
+    /// Features of the common space.
+    pub embed_dim: usize,
+    /// Features of a word.
+    pub text_width: usize,
+    /// Blocks of the text tower.
+    pub text_depth: usize,
+    /// Attention heads of the text tower.
+    pub text_heads: usize,
+    /// Most words of a caption; shorter ones are padded.
+    pub context: usize,
+    /// The words that captions may use; word `i` has the id `i + 1`, padding is 0.
+    pub words: Vec<String>,
+}
+
+impl ContrastConfig {
+    /// A randomly initialised model over patch features of `vit_width` and causal embeddings of `qformer_width`.
+    pub fn init<B: Backend>(&self, vit_width: usize, qformer_width: usize, device: &B::Device) -> Contrast<B> {
+        let width = self.text_width;
+        let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let embedding = |rows| EmbeddingConfig::new(rows, width).with_initializer(normal.clone()).init(device);
+        let norm = |width| LayerNormConfig::new(width).init(device);
+        Contrast {
+            image_norm: norm(vit_width),
+            image_proj: LinearConfig::new(2 * vit_width, self.embed_dim).init(device),
+            causal_proj: LinearConfig::new(qformer_width, self.embed_dim).init(device),
+            word_embeddings: embedding(self.words.len() + 1),
+            position_embeddings: embedding(self.context),
+            blocks: (0..self.text_depth).map(|_| Block::new(width, self.text_heads, device)).collect(),
+            text_norm: norm(width),
+            text_proj: LinearConfig::new(width, self.embed_dim).init(device),
+        }
+    }
+
+    /// Captions -> word ids, `[captions * context]`, padded with 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a word that the model does not know and for a caption that is too long.
+    pub fn ids(&self, captions: &[String]) -> Result<Vec<i32>> {
+        let fail = |caption: &str, reason| Error::Argument { name: "caption", value: caption.to_owned(), reason };
+        let mut ids = Vec::with_capacity(captions.len() * self.context);
+        for caption in captions {
+            let words = caption.split_whitespace().map(|w| w.trim_end_matches([',', '.']).to_lowercase());
+            let start = ids.len();
+            for word in words {
+                let id = self.words.iter().position(|w| *w == word).ok_or_else(|| {
+                    fail(caption, format!("{word:?} is not among the {} words of this model", self.words.len()))
+                })?;
+                ids.push(id as i32 + 1);
+            }
+            let count = ids.len() - start;
+            if count > self.context {
+                return Err(fail(caption, format!("it has {count} words, the model reads {}", self.context)));
+            }
+            ids.resize(start + self.context, 0);
+        }
+        Ok(ids)
+    }
+}
+
+/// The text tower and the projections.
+#[derive(Module, Debug)]
+pub struct Contrast<B: Backend> {
+    image_norm: LayerNorm<B>,
+    image_proj: Linear<B>,
+    causal_proj: Linear<B>,
+    word_embeddings: Embedding<B>,
+    position_embeddings: Embedding<B>,
+    blocks: Vec<Block<B>>,
+    text_norm: LayerNorm<B>,
+    text_proj: Linear<B>,
+}
+
+impl<B: SeedBackend> Contrast<B> {
+    /// Patch features `[batch, 1 + patches, vit_width]` -> image embeddings `[batch, embed_dim]` of unit length, from the
+    /// class token and the mean of the patches.
+    pub fn image(&self, features: Tensor<B, 3>) -> Tensor<B, 2> {
+        let [batch, tokens, width] = features.dims();
+        let x = self.image_norm.forward(features);
+        let class = x.clone().narrow(1, 0, 1).reshape([batch, width]);
+        let mean = x.narrow(1, 1, tokens - 1).mean_dim(1).reshape([batch, width]);
+        unit(self.image_proj.forward(Tensor::cat(vec![class, mean], 1)))
+    }
+
+    /// Causal embeddings `[batch, queries, qformer_width]` -> embeddings of the last one `[batch, embed_dim]`, of unit
+    /// length.
+    pub fn causal(&self, causal: Tensor<B, 3>) -> Tensor<B, 2> {
+        let [batch, queries, width] = causal.dims();
+        unit(self.causal_proj.forward(causal.narrow(1, queries - 1, 1).reshape([batch, width])))
+    }
+
+    /// Word ids `[batch, context]` -> caption embeddings `[batch, embed_dim]`, of unit length.
+    pub fn text(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 2> {
+        let [batch, context] = ids.dims();
+        let positions = self.position_embeddings.weight.val().unsqueeze::<3>(); // [1, context, text_width]
+        let mut x = self.word_embeddings.forward(ids) + positions; // [batch, context, text_width]
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        let [_, _, width] = x.dims();
+        debug_assert_eq!(x.dims(), [batch, context, width]);
+        unit(self.text_proj.forward(self.text_norm.forward(x).mean_dim(1).reshape([batch, width])))
+    }
+
+    /// Captions -> embeddings `[captions, embed_dim]`, of unit length.
+    ///
+    /// # Errors
+    /// As [`ContrastConfig::ids`].
+    pub fn captions(&self, config: &ContrastConfig, captions: &[String], device: &B::Device) -> Result<Tensor<B, 2>> {
+        let ids = TensorData::new(config.ids(captions)?, [captions.len(), config.context]);
+        Ok(self.text(Tensor::from_data(ids, device)))
+    }
+}
+
+/// Unit-length image embedding `[batch, embed_dim]` -> generation target of unit variance.
+pub fn generation_target<B: Backend>(image: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [_, dim] = image.dims();
+    image * (dim as f64).sqrt()
+}
+
+/// Divides each row by its length.
+pub fn unit<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let length = x.clone().powi_scalar(2).sum_dim(1).add_scalar(1e-12).sqrt();
+    x / length
+}
+
+/// A pre-norm transformer block, bidirectional; padding is a word like any other.
+#[derive(Module, Debug)]
+struct Block<B: Backend> {
+    norm1: LayerNorm<B>,
+    qkv: Linear<B>,
+    proj: Linear<B>,
+    norm2: LayerNorm<B>,
+    fc1: Linear<B>,
+    fc2: Linear<B>,
+    heads: usize,
+}
+
+impl<B: Backend> Block<B> {
+    fn new(width: usize, heads: usize, device: &B::Device) -> Self {
+        let norm = || LayerNormConfig::new(width).init(device);
+        let linear = |input, output| LinearConfig::new(input, output).init(device);
+        Self {
+            norm1: norm(),
+            qkv: linear(width, 3 * width),
+            proj: linear(width, width),
+            norm2: norm(),
+            fc1: linear(width, 4 * width),
+            fc2: linear(4 * width, width),
+            heads,
+        }
+    }
+}
+
+impl<B: SeedBackend> Block<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [_, _, width] = x.dims();
+        let qkv = self.qkv.forward(self.norm1.forward(x.clone())); // [batch, context, 3 * width]
+        let part = |i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads); // [batch, heads, context, head_dim]
+        let scale = ((width / self.heads) as f64).powf(-0.5);
+        let x = x + self.proj.forward(merge_heads(attention(part(0), part(1), part(2), scale, None)));
+        x.clone() + self.fc2.forward(gelu(self.fc1.forward(self.norm2.forward(x))))
+    }
+}

@@ -1,1 +1,162 @@
-//! Being written.
+//! Step 2 of 6: normalized pixels [batch, 3, 224, 224] -> patch features [batch, 257, 1408].
+//!
+//! EVA ViT-g/14 (arXiv 2211.07636) as BLIP-2 and SEED use it: pre-norm blocks with erf GELU, biases on queries and
+//! values but not on keys, the class token first, no norm after the last block. The released model drops the 40th block.
+//! Differences from the reference: no dropout, no stochastic depth, no relative positions (off in the released model).
+
+use burn::{
+    module::{Module, Param},
+    nn::{
+        Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Tensor, backend::Backend},
+};
+
+use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+
+/// Sizes of the vision transformer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvaVitConfig {
+    /// Side of the square input, in pixels.
+    pub image_size: usize,
+    /// Side of a square patch, in pixels.
+    pub patch_size: usize,
+    /// Features of a token.
+    pub width: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner features of the MLP.
+    pub hidden: usize,
+}
+
+impl EvaVitConfig {
+    /// EVA ViT-g/14 at 224 pixels without its last block, as released: 986 M parameters.
+    pub fn giant_224() -> Self {
+        Self { image_size: 224, patch_size: 14, width: 1408, depth: 39, heads: 16, hidden: 6144 }
+    }
+
+    /// Patches of an image; one token less than the features.
+    pub fn patches(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// A randomly initialised model.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> EvaVit<B> {
+        let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let patch = [self.patch_size; 2];
+        let proj = Conv2dConfig::new([3, self.width], patch).with_stride(patch).init(device);
+        EvaVit {
+            patch_embed: PatchEmbed { proj },
+            cls_token: normal.init([1, 1, self.width], device),
+            pos_embed: normal.init([1, self.patches() + 1, self.width], device),
+            blocks: (0..self.depth).map(|_| Block::new(self, device)).collect(),
+        }
+    }
+}
+
+/// The vision transformer.
+#[derive(Module, Debug)]
+pub struct EvaVit<B: Backend> {
+    patch_embed: PatchEmbed<B>,
+    cls_token: Param<Tensor<B, 3>>,
+    pos_embed: Param<Tensor<B, 3>>,
+    blocks: Vec<Block<B>>,
+}
+
+#[derive(Module, Debug)]
+struct PatchEmbed<B: Backend> {
+    proj: Conv2d<B>,
+}
+
+impl<B: SeedBackend> EvaVit<B> {
+    /// Normalized pixels `[batch, 3, size, size]` -> features `[batch, 1 + patches, width]`, class token first.
+    pub fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
+        let [batch, ..] = pixels.dims();
+        let patches = self.patch_embed.proj.forward(pixels).flatten::<3>(2, 3).swap_dims(1, 2); // [batch, patches, width]
+        let class = self.cls_token.val().repeat_dim(0, batch); // [batch, 1, width]
+        let mut x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val(); // [batch, 1 + patches, width]
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        x
+    }
+}
+
+#[derive(Module, Debug)]
+struct Block<B: Backend> {
+    norm1: LayerNorm<B>,
+    attn: Attention<B>,
+    norm2: LayerNorm<B>,
+    mlp: Mlp<B>,
+}
+
+impl<B: Backend> Block<B> {
+    fn new(config: &EvaVitConfig, device: &B::Device) -> Self {
+        let norm = || LayerNormConfig::new(config.width).with_epsilon(1e-6).init(device);
+        let linear = |input, output| LinearConfig::new(input, output).with_initializer(fan_in()).init(device);
+        Self {
+            norm1: norm(),
+            attn: Attention {
+                qkv: LinearConfig::new(config.width, 3 * config.width)
+                    .with_bias(false)
+                    .with_initializer(fan_in())
+                    .init(device),
+                q_bias: Initializer::Zeros.init([config.width], device),
+                v_bias: Initializer::Zeros.init([config.width], device),
+                proj: linear(config.width, config.width),
+                heads: config.heads,
+            },
+            norm2: norm(),
+            mlp: Mlp { fc1: linear(config.width, config.hidden), fc2: linear(config.hidden, config.width) },
+        }
+    }
+}
+
+impl<B: SeedBackend> Block<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Attention<B: Backend> {
+    qkv: Linear<B>,
+    q_bias: Param<Tensor<B, 1>>,
+    v_bias: Param<Tensor<B, 1>>,
+    proj: Linear<B>,
+    heads: usize,
+}
+
+impl<B: SeedBackend> Attention<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [_, _, width] = x.dims();
+        let qkv = self.qkv.forward(x); // [batch, tokens, 3 * width]
+        let query = qkv.clone().narrow(2, 0, width) + self.q_bias.val().unsqueeze::<3>();
+        let key = qkv.clone().narrow(2, width, width);
+        let value = qkv.narrow(2, 2 * width, width) + self.v_bias.val().unsqueeze::<3>();
+        let scale = ((width / self.heads) as f64).powf(-0.5);
+        let split = |x| split_heads(x, self.heads); // [batch, heads, tokens, head_dim]
+        self.proj.forward(merge_heads(attention(split(query), split(key), split(value), scale, None)))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Mlp<B: Backend> {
+    fc1: Linear<B>,
+    fc2: Linear<B>,
+}
+
+impl<B: SeedBackend> Mlp<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.fc2.forward(gelu(self.fc1.forward(x)))
+    }
+}
+
+/// Uniform with the variance 1 / fan-in of torch's default, for training from scratch.
+fn fan_in() -> Initializer {
+    Initializer::KaimingUniform { gain: 1.0 / 3f64.sqrt(), fan_out_only: false }
+}

@@ -1,1 +1,205 @@
-//! Being written.
+//! Step 3 of 6: patch features [batch, 257, 1408] -> causal embeddings [batch, 32, 768].
+//!
+//! The Q-Former of BLIP-2 (arXiv 2301.12597): a post-norm BERT over learned queries that reads the image through
+//! cross-attention in every second layer. SEED (arXiv 2307.08041, section 3.1) hides later queries from earlier ones, so
+//! that the embeddings, and then the codes, read left to right. Differences from the reference: no dropout; the text
+//! branch, which only training with the official objective uses, is left out.
+
+use burn::{
+    module::{Module, Param},
+    nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    tensor::{Tensor, backend::Backend},
+};
+
+use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+
+/// Added to the score of a hidden query, as in BERT.
+const HIDDEN: f64 = -10_000.0;
+
+/// Sizes of a Q-Former.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QFormerConfig {
+    /// Features of a query.
+    pub width: usize,
+    /// Number of layers.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner features of the MLP.
+    pub hidden: usize,
+    /// Features of what the queries read.
+    pub source_width: usize,
+    /// Layers `0, n, 2n ...` carry cross-attention.
+    pub cross_attention_every: usize,
+    /// Learned queries.
+    pub queries: usize,
+}
+
+impl QFormerConfig {
+    /// The causal Q-Former as released.
+    pub fn causal() -> Self {
+        Self {
+            width: 768,
+            depth: 12,
+            heads: 12,
+            hidden: 3072,
+            source_width: 1408,
+            cross_attention_every: 2,
+            queries: 32,
+        }
+    }
+
+    /// A randomly initialised model.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> QFormer<B> {
+        let layer = (0..self.depth).map(|i| Layer::new(self, i % self.cross_attention_every == 0, device)).collect();
+        QFormer {
+            query_tokens: Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, self.queries, self.width], device),
+            bert: Bert {
+                embeddings: Embeddings { layer_norm: layer_norm(self.width, device) },
+                encoder: Encoder { layer },
+            },
+        }
+    }
+}
+
+/// Learned queries that read a source of tokens.
+#[derive(Module, Debug)]
+pub struct QFormer<B: Backend> {
+    query_tokens: Param<Tensor<B, 3>>,
+    bert: Bert<B>,
+}
+
+#[derive(Module, Debug)]
+struct Bert<B: Backend> {
+    embeddings: Embeddings<B>,
+    encoder: Encoder<B>,
+}
+
+#[derive(Module, Debug)]
+struct Embeddings<B: Backend> {
+    layer_norm: LayerNorm<B>,
+}
+
+#[derive(Module, Debug)]
+struct Encoder<B: Backend> {
+    layer: Vec<Layer<B>>,
+}
+
+impl<B: SeedBackend> QFormer<B> {
+    /// Source tokens `[batch, tokens, source_width]` -> query states `[batch, queries, width]`, in which a query sees
+    /// itself and the queries before it.
+    pub fn forward_causal(&self, source: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [_, queries, _] = self.query_tokens.dims();
+        let visible = Tensor::<B, 2>::ones([queries, queries], &source.device()).triu(1); // [queries, queries]
+        self.run(source, Some(visible * HIDDEN))
+    }
+
+    fn run(&self, source: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+        let [batch, ..] = source.dims();
+        let queries = self.query_tokens.val().repeat_dim(0, batch);
+        let mut x = self.bert.embeddings.layer_norm.forward(queries); // [batch, queries, width]
+        for layer in &self.bert.encoder.layer {
+            x = layer.forward(x, &source, mask.clone());
+        }
+        x
+    }
+}
+
+#[derive(Module, Debug)]
+struct Layer<B: Backend> {
+    attention: BertAttention<B>,
+    crossattention: Option<BertAttention<B>>,
+    intermediate_query: Intermediate<B>,
+    output_query: Output<B>,
+}
+
+impl<B: Backend> Layer<B> {
+    fn new(config: &QFormerConfig, cross: bool, device: &B::Device) -> Self {
+        Self {
+            attention: BertAttention::new(config, config.width, device),
+            crossattention: cross.then(|| BertAttention::new(config, config.source_width, device)),
+            intermediate_query: Intermediate { dense: linear(config.width, config.hidden, device) },
+            output_query: Output::new(config.hidden, config.width, device),
+        }
+    }
+}
+
+impl<B: SeedBackend> Layer<B> {
+    fn forward(&self, x: Tensor<B, 3>, source: &Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+        let mut x = self.attention.forward(x.clone(), x, mask);
+        if let Some(cross) = &self.crossattention {
+            x = cross.forward(x, source.clone(), None);
+        }
+        self.output_query.forward(gelu(self.intermediate_query.dense.forward(x.clone())), x)
+    }
+}
+
+/// Attention with BERT's tree of names: `self` holds the projections, `output` the residual.
+#[derive(Module, Debug)]
+struct BertAttention<B: Backend> {
+    self_: Projections<B>,
+    output: Output<B>,
+    heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct Projections<B: Backend> {
+    query: Linear<B>,
+    key: Linear<B>,
+    value: Linear<B>,
+}
+
+impl<B: Backend> BertAttention<B> {
+    fn new(config: &QFormerConfig, source_width: usize, device: &B::Device) -> Self {
+        let width = config.width;
+        let self_ = Projections {
+            query: linear(width, width, device),
+            key: linear(source_width, width, device),
+            value: linear(source_width, width, device),
+        };
+        Self { self_, output: Output::new(width, width, device), heads: config.heads }
+    }
+}
+
+impl<B: SeedBackend> BertAttention<B> {
+    fn forward(&self, x: Tensor<B, 3>, source: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+        let [_, _, width] = x.dims();
+        let split = |x| split_heads(x, self.heads); // [batch, heads, tokens, head_dim]
+        let query = split(self.self_.query.forward(x.clone()));
+        let key = split(self.self_.key.forward(source.clone()));
+        let value = split(self.self_.value.forward(source));
+        let scale = ((width / self.heads) as f64).powf(-0.5);
+        self.output.forward(merge_heads(attention(query, key, value, scale, mask)), x)
+    }
+}
+
+#[derive(Module, Debug)]
+struct Intermediate<B: Backend> {
+    dense: Linear<B>,
+}
+
+#[derive(Module, Debug)]
+struct Output<B: Backend> {
+    dense: Linear<B>,
+    layer_norm: LayerNorm<B>,
+}
+
+impl<B: Backend> Output<B> {
+    fn new(inner: usize, width: usize, device: &B::Device) -> Self {
+        Self { dense: linear(inner, width, device), layer_norm: layer_norm(width, device) }
+    }
+
+    /// Post-norm residual: `LayerNorm(dense(x) + residual)`.
+    fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.layer_norm.forward(self.dense.forward(x) + residual)
+    }
+}
+
+fn layer_norm<B: Backend>(width: usize, device: &B::Device) -> LayerNorm<B> {
+    LayerNormConfig::new(width).with_epsilon(1e-12).init(device)
+}
+
+fn linear<B: Backend>(input: usize, output: usize, device: &B::Device) -> Linear<B> {
+    let initializer = Initializer::KaimingUniform { gain: 1.0 / 3f64.sqrt(), fan_out_only: false };
+    LinearConfig::new(input, output).with_initializer(initializer).init(device)
+}

@@ -1,1 +1,84 @@
-//! Being written.
+//! Step 4 of 6: causal embeddings [batch, 32, 768] <-> codes [batch, 32].
+//!
+//! Two layers lead down to the codebook's 32 dimensions, the nearest row in plain L2 distance is the code, the lowest
+//! index on a tie; two layers lead up again (arXiv 2307.08041, section 3.1). Distances are computed in float32 whatever
+//! the dtype before. The search is exact, not approximate: with `|z - e|^2 = |z|^2 + |e|^2 - 2 z e`, as the reference does.
+
+use burn::{
+    module::Module,
+    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig},
+    tensor::{Int, Tensor, backend::Backend},
+};
+
+use crate::nn::SeedBackend;
+
+/// Sizes of the codebook and of the layers around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantizerConfig {
+    /// Features of a causal embedding.
+    pub width: usize,
+    /// Rows of the codebook.
+    pub codes: usize,
+    /// Features of a row.
+    pub dim: usize,
+}
+
+impl QuantizerConfig {
+    /// As released: 8192 rows of 32.
+    pub fn released() -> Self {
+        Self { width: 768, codes: 8192, dim: 32 }
+    }
+
+    /// A randomly initialised model; rows uniform in `+-1 / codes`, as in the official training.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Quantizer<B> {
+        let bound = 1.0 / self.codes as f64;
+        let rows = Initializer::Uniform { min: -bound, max: bound };
+        let linear = |input, output| LinearConfig::new(input, output).init(device);
+        Quantizer {
+            encode_in: linear(self.width, self.width),
+            encode_out: linear(self.width, self.dim),
+            embedding: EmbeddingConfig::new(self.codes, self.dim).with_initializer(rows).init(device),
+            decode_in: linear(self.dim, self.dim),
+            decode_out: linear(self.dim, self.width),
+        }
+    }
+}
+
+/// The codebook with its way down and its way up.
+#[derive(Module, Debug)]
+pub struct Quantizer<B: Backend> {
+    encode_in: Linear<B>,
+    encode_out: Linear<B>,
+    /// The codebook, `[codes, dim]`.
+    pub embedding: Embedding<B>,
+    decode_in: Linear<B>,
+    decode_out: Linear<B>,
+}
+
+impl<B: SeedBackend> Quantizer<B> {
+    /// Causal embeddings `[batch, queries, width]` -> latents `[batch, queries, dim]`.
+    pub fn latents(&self, causal: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.encode_out.forward(self.encode_in.forward(causal).tanh())
+    }
+
+    /// Latents `[batch, queries, dim]` -> nearest rows `[batch, queries]`.
+    pub fn nearest(&self, latents: Tensor<B, 3>) -> Tensor<B, 2, Int> {
+        let [batch, queries, dim] = latents.dims();
+        let rows = self.embedding.weight.val(); // [codes, dim]
+        let z = latents.reshape([batch * queries, dim]);
+        let z_norm = z.clone().powi_scalar(2).sum_dim(1); // [batch * queries, 1]
+        let row_norm = rows.clone().powi_scalar(2).sum_dim(1).transpose(); // [1, codes]
+        let distances = z_norm + row_norm - z.matmul(rows.transpose()) * 2.0; // [batch * queries, codes]
+        distances.argmin(1).reshape([batch, queries])
+    }
+
+    /// Codes `[batch, queries]` -> rows of the codebook `[batch, queries, dim]`.
+    pub fn rows(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        self.embedding.forward(codes)
+    }
+
+    /// Rows `[batch, queries, dim]` -> decoder states `[batch, queries, width]`.
+    pub fn states(&self, rows: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.decode_out.forward(self.decode_in.forward(rows).tanh())
+    }
+}

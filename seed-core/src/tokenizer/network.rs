@@ -1,0 +1,223 @@
+//! Steps 2 to 5 as one module: pixels -> codes -> generation embedding.
+
+use burn::{
+    module::Module,
+    nn::{LayerNorm, LayerNormConfig},
+    tensor::{Int, Tensor, backend::Backend},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    detokenizer::{Detokenizer, DetokenizerConfig},
+    error::{Error, Result},
+    eva_vit::{EvaVit, EvaVitConfig},
+    nn::SeedBackend,
+    qformer::{QFormer, QFormerConfig},
+    quantizer::{Quantizer, QuantizerConfig},
+};
+
+/// Sizes of a tokenizer, as `config.json` of a bundle holds them. Names as in the reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // each field is the size that its name says; the module docs of steps 2 to 5 explain them
+pub struct SeedConfig {
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub vit_width: usize,
+    pub vit_depth: usize,
+    pub vit_heads: usize,
+    pub vit_mlp: usize,
+    pub qformer_width: usize,
+    pub qformer_depth: usize,
+    pub qformer_heads: usize,
+    pub qformer_mlp: usize,
+    pub cross_attention_every: usize,
+    pub num_queries: usize,
+    pub codebook_size: usize,
+    pub codebook_dim: usize,
+    pub decoder_depth: usize,
+    pub decoder_heads: usize,
+    pub head: Head,
+    pub generation_dim: usize,
+    pub reverse_queries: usize,
+    pub reverse_depth: usize,
+    pub recon_semantic: bool,
+}
+
+/// How the detokenizer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    /// Released SEED-2: per-token layers, flattened and projected.
+    Mlp,
+    /// As the official SEED-2 training code builds it: a reverse Q-Former with one query.
+    Qformer,
+    /// SEED-1: a reverse Q-Former with 77 queries.
+    Text,
+}
+
+impl SeedConfig {
+    /// The released SEED-2 model.
+    pub fn seed_2() -> Self {
+        Self {
+            image_size: 224,
+            patch_size: 14,
+            vit_width: 1408,
+            vit_depth: 39,
+            vit_heads: 16,
+            vit_mlp: 6144,
+            qformer_width: 768,
+            qformer_depth: 12,
+            qformer_heads: 12,
+            qformer_mlp: 3072,
+            cross_attention_every: 2,
+            num_queries: 32,
+            codebook_size: 8192,
+            codebook_dim: 32,
+            decoder_depth: 4,
+            decoder_heads: 12,
+            head: Head::Mlp,
+            generation_dim: 1024,
+            reverse_queries: 1,
+            reverse_depth: 12,
+            recon_semantic: true,
+        }
+    }
+
+    /// Refuses sizes that no model can have, so that building one cannot fail.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `file` and the field.
+    pub fn validate(&self, file: &str) -> Result<()> {
+        let fail = |reason: String| Err(Error::Config { file: file.to_owned(), reason });
+        for (name, value) in [
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("vit_width", self.vit_width),
+            ("vit_heads", self.vit_heads),
+            ("qformer_width", self.qformer_width),
+            ("qformer_heads", self.qformer_heads),
+            ("cross_attention_every", self.cross_attention_every),
+            ("num_queries", self.num_queries),
+            ("codebook_size", self.codebook_size),
+            ("codebook_dim", self.codebook_dim),
+            ("decoder_heads", self.decoder_heads),
+            ("generation_dim", self.generation_dim),
+        ] {
+            if value == 0 {
+                return fail(format!("{name} is 0"));
+            }
+        }
+        for (of, value, by, divisor) in [
+            ("image_size", self.image_size, "patch_size", self.patch_size),
+            ("vit_width", self.vit_width, "vit_heads", self.vit_heads),
+            ("qformer_width", self.qformer_width, "qformer_heads", self.qformer_heads),
+            ("qformer_width", self.qformer_width, "decoder_heads", self.decoder_heads),
+        ] {
+            if value % divisor != 0 {
+                return fail(format!("{of} = {value} is no multiple of {by} = {divisor}"));
+            }
+        }
+        if self.codebook_size > 1 << 16 {
+            return fail(format!("codebook_size = {} exceeds 65536, the most that a u16 code can name", self.codebook_size));
+        }
+        if self.head != Head::Mlp || !self.recon_semantic {
+            return fail("only the head \"mlp\" with recon_semantic = true is supported".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Sizes of step 2.
+    pub fn vit(&self) -> EvaVitConfig {
+        EvaVitConfig {
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            width: self.vit_width,
+            depth: self.vit_depth,
+            heads: self.vit_heads,
+            hidden: self.vit_mlp,
+        }
+    }
+
+    /// Sizes of step 3.
+    pub fn qformer(&self) -> QFormerConfig {
+        QFormerConfig {
+            width: self.qformer_width,
+            depth: self.qformer_depth,
+            heads: self.qformer_heads,
+            hidden: self.qformer_mlp,
+            source_width: self.vit_width,
+            cross_attention_every: self.cross_attention_every,
+            queries: self.num_queries,
+        }
+    }
+
+    /// Sizes of step 4.
+    pub fn quantizer(&self) -> QuantizerConfig {
+        QuantizerConfig { width: self.qformer_width, codes: self.codebook_size, dim: self.codebook_dim }
+    }
+
+    /// Sizes of step 5.
+    pub fn detokenizer(&self) -> DetokenizerConfig {
+        DetokenizerConfig {
+            width: self.qformer_width,
+            depth: self.decoder_depth,
+            heads: self.decoder_heads,
+            queries: self.num_queries,
+            generation_dim: self.generation_dim,
+        }
+    }
+
+    /// A randomly initialised model.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> SeedNetwork<B> {
+        SeedNetwork {
+            visual_encoder: self.vit().init(device),
+            ln_vision: LayerNormConfig::new(self.vit_width).with_epsilon(1e-5).init(device),
+            causal: self.qformer().init(device),
+            quantizer: self.quantizer().init(device),
+            detokenizer: self.detokenizer().init(device),
+        }
+    }
+}
+
+/// Steps 2 to 5.
+#[derive(Module, Debug)]
+pub struct SeedNetwork<B: Backend> {
+    /// Step 2.
+    pub visual_encoder: EvaVit<B>,
+    /// Norm between steps 2 and 3.
+    pub ln_vision: LayerNorm<B>,
+    /// Step 3.
+    pub causal: QFormer<B>,
+    /// Step 4.
+    pub quantizer: Quantizer<B>,
+    /// Step 5.
+    pub detokenizer: Detokenizer<B>,
+}
+
+impl<B: SeedBackend> SeedNetwork<B> {
+    /// Normalized pixels `[batch, 3, size, size]` -> normed patch features `[batch, 1 + patches, vit_width]`.
+    pub fn features(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
+        self.ln_vision.forward(self.visual_encoder.forward(pixels))
+    }
+
+    /// Normalized pixels -> causal embeddings `[batch, queries, qformer_width]`.
+    pub fn causal_embeddings(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
+        self.causal.forward_causal(self.features(pixels))
+    }
+
+    /// Normalized pixels -> codes `[batch, queries]`.
+    pub fn encode(&self, pixels: Tensor<B, 4>) -> Tensor<B, 2, Int> {
+        self.quantizer.nearest(self.quantizer.latents(self.causal_embeddings(pixels)))
+    }
+
+    /// Codes `[batch, queries]` -> generation embedding `[batch, generation_dim]`.
+    pub fn generation(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 2> {
+        self.detokenizer.generation(self.quantizer.states(self.quantizer.rows(codes)))
+    }
+
+    /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`.
+    pub fn semantic(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        self.detokenizer.semantic(self.quantizer.states(self.quantizer.rows(codes)))
+    }
+}
