@@ -1,1 +1,85 @@
-//! Being written.
+//! Where and in which numbers a model computes. The only place that knows which backends a build has.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{Error, Result};
+
+/// The device that a model runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// All cores of this machine, through burn's Flex backend.
+    #[default]
+    Cpu,
+}
+
+impl Device {
+    /// The devices that this build can address, as they are written on the command line.
+    pub fn available() -> &'static [&'static str] {
+        &["cpu"]
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            _ => Err(Error::Device {
+                device: text.to_owned(),
+                reason: format!("this build runs on {}", Self::available().join(", ")),
+            }),
+        }
+    }
+}
+
+/// The dtype that a model computes in. Codes are computed in float32 from the latents on in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+        }
+    }
+}
+
+impl FromStr for DType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            _ => Err(Error::Argument {
+                name: "dtype",
+                value: text.to_owned(),
+                reason: "this build computes in f32".to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_device_and_dtype_say_what_there_is() {
+        assert!("cuda:0".parse::<Device>().unwrap_err().to_string().contains("this build runs on cpu"));
+        assert!("f64".parse::<DType>().unwrap_err().to_string().contains("f32"));
+        assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
+    }
+}

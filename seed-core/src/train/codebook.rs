@@ -1,0 +1,113 @@
+//! Stage 2: codebook and detokenizer on a fixed stage 1 (arXiv 2310.01218, section 3.2).
+//!
+//! Three losses, weighted 5, 2 and 0.5 as released: quantisation, cosine of the rebuilt causal embeddings, squared error
+//! of the generation embedding. Differences from the official training:
+//! - rows start at latents of the data instead of uniformly in `+-1 / codes`;
+//! - every few steps, rows that no latent of a fresh sample chose restart at random latents of it (dead codes);
+//! - the commitment term carries the factor 0.25 (van den Oord 2017) instead of the codebook term;
+//! - the generation target is the vision stage's image embedding, scaled to unit variance, instead of CLIP ViT-H's.
+
+use burn::{
+    module::Param,
+    tensor::{Int, Tensor, TensorData, backend::Backend},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{contrast::generation_target, error::Result, quantizer::Quantizer};
+
+use super::{
+    data::SceneData,
+    model::{TrainModel, frozen},
+    objective::{cosine_loss, squared_error},
+    run::{Output, Plan, Session, TrainBackend, optimise},
+};
+
+/// Weights of the quantisation, semantic and generation losses.
+const WEIGHTS: [f64; 3] = [5.0, 2.0, 0.5];
+/// Factor of the commitment term.
+const COMMITMENT: f64 = 0.25;
+/// Steps between two searches for dead rows.
+const RESTART_EVERY: usize = 20;
+/// Scenes whose latents decide which rows are dead.
+const RESTART_SCENES: usize = 256;
+/// The share of the steps after which rows are left alone to settle.
+const RESTART_UNTIL: f64 = 0.8;
+
+pub(super) fn train<A: TrainBackend>(
+    plan: &Plan,
+    scenes: &SceneData,
+    model: TrainModel<A>,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<TrainModel<A>> {
+    let fixed = frozen(&model);
+    let step = |model: &TrainModel<A>, step: usize| {
+        let batch = scenes.scenes(step, plan.batch, 1);
+        let features = fixed.network.features(scenes.pixels(&batch, device));
+        let target = generation_target(fixed.contrast.image(features.clone()));
+        let causal: Tensor<A, 3> = Tensor::from_inner(fixed.network.causal.forward_causal(features));
+        let network = &model.network;
+        let z = network.quantizer.latents(causal.clone());
+        let codes = network.quantizer.nearest(z.clone().detach());
+        let rows = network.quantizer.rows(codes.clone());
+        let quantize = squared_error(z.clone(), rows.clone().detach()) * COMMITMENT
+            + squared_error(rows.clone(), z.clone().detach());
+        let straight_through = z.clone() + (rows - z).detach();
+        let states = network.quantizer.states(straight_through);
+        let semantic = cosine_loss(network.detokenizer.semantic(states.clone()), causal);
+        let generation = squared_error(network.detokenizer.generation(states), Tensor::from_inner(target));
+        let metrics = vec![
+            ("quantize", super::run::scalar(quantize.clone())),
+            ("semantic", super::run::scalar(semantic.clone())),
+            ("generation", super::run::scalar(generation.clone())),
+            ("batch_codes", distinct(codes)),
+        ];
+        let loss = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
+        Ok(Output { loss, metrics })
+    };
+    let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;
+    let after = |mut model: TrainModel<A>, step: usize| {
+        if step % RESTART_EVERY == 0 && step <= restart_until {
+            let current = frozen(&model).network;
+            // Scenes of their own, far from those of any step.
+            let sample = scenes.scenes(usize::MAX / RESTART_SCENES / 2 + step, RESTART_SCENES, 1);
+            let latents = current.quantizer.latents(current.causal_embeddings(scenes.pixels(&sample, device)));
+            model.network.quantizer = restart(model.network.quantizer, latents, scenes.seed ^ step as u64, step == 0);
+        }
+        model
+    };
+    optimise("stage2", plan, session, model, step, after)
+}
+
+fn distinct<B: Backend>(codes: Tensor<B, 2, Int>) -> f64 {
+    let codes: std::collections::BTreeSet<i64> = codes.into_data().iter::<i64>().collect();
+    codes.len() as f64
+}
+
+/// Puts rows that none of `latents` `[batch, queries, dim]` chose, or all of them, onto latents drawn at random.
+fn restart<A: TrainBackend>(
+    mut quantizer: Quantizer<A>,
+    latents: Tensor<A::InnerBackend, 3>,
+    seed: u64,
+    all: bool,
+) -> Quantizer<A> {
+    let codebook = quantizer.embedding.weight.val();
+    let [count, dim] = codebook.dims();
+    let device = codebook.device();
+    let mut used = vec![false; count];
+    let codes = quantizer.nearest(Tensor::from_inner(latents.clone()));
+    codes.into_data().iter::<i64>().for_each(|code| used[code as usize] = !all);
+    let [batch, queries, _] = latents.dims();
+    let latents: Vec<f32> = latents.into_data().iter::<f32>().collect();
+    let mut rows: Vec<f32> = codebook.into_data().iter::<f32>().collect();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    for row in (0..count).filter(|&row| !used[row]) {
+        let pick = random.random_range(0..batch * queries);
+        rows[row * dim..][..dim].copy_from_slice(&latents[pick * dim..][..dim]);
+    }
+    let id = quantizer.embedding.weight.id;
+    let weight = Tensor::from_data(TensorData::new(rows, [count, dim]), &device).require_grad();
+    quantizer.embedding.weight = Param::initialized(id, weight);
+    quantizer
+}

@@ -1,0 +1,55 @@
+//! What the stages train: the tokenizer, and the towers that tie it to captions.
+
+use burn::{
+    module::{AutodiffModule, Module, Param},
+    tensor::{Tensor, backend::Backend},
+};
+
+use crate::{
+    contrast::{Contrast, ContrastConfig},
+    tokenizer::{SeedConfig, SeedNetwork},
+};
+
+use super::run::TrainBackend;
+
+/// The tokenizer and its captions' side, of which each stage trains a part.
+#[derive(Module, Debug)]
+pub struct TrainModel<B: Backend> {
+    /// Steps 2 to 5.
+    pub network: SeedNetwork<B>,
+    /// Text tower and projections.
+    pub contrast: Contrast<B>,
+    /// Logarithm of the similarity scale of the vision stage, `[1]`.
+    pub vision_scale: Param<Tensor<B, 1>>,
+    /// The same of stage 1.
+    pub causal_scale: Param<Tensor<B, 1>>,
+}
+
+/// Starting similarity scale, 1 / 0.07.
+const SCALE: f64 = 14.3;
+
+/// Largest similarity scale, as in CLIP.
+const MAX_SCALE: f64 = 100.0;
+
+impl<B: Backend> TrainModel<B> {
+    /// A randomly initialised model.
+    pub fn new(seed: &SeedConfig, contrast: &ContrastConfig, device: &B::Device) -> Self {
+        let scale = || Param::from_tensor(Tensor::full([1], SCALE.ln(), device));
+        Self {
+            network: seed.init(device),
+            contrast: contrast.init(seed.vit_width, seed.qformer_width, device),
+            vision_scale: scale(),
+            causal_scale: scale(),
+        }
+    }
+}
+
+/// The similarity scale out of its logarithm.
+pub(super) fn scale<B: Backend>(log: &Param<Tensor<B, 1>>) -> Tensor<B, 1> {
+    log.val().exp().clamp_max(MAX_SCALE)
+}
+
+/// The model without gradients: what a stage holds fixed is computed on it.
+pub(super) fn frozen<A: TrainBackend>(model: &TrainModel<A>) -> TrainModel<A::InnerBackend> {
+    model.valid()
+}

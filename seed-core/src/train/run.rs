@@ -1,0 +1,209 @@
+//! The optimisation loop that every stage runs in: AdamW, warm-up and cosine, checkpoints, metrics, interruption.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use burn::{
+    module::AutodiffModule,
+    optim::{AdamWConfig, GradientsParams, Optimizer},
+    record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder},
+    tensor::{Tensor, backend::AutodiffBackend},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    nn::SeedBackend,
+};
+
+/// An autodiff backend whose inner backend runs the models too.
+pub trait TrainBackend: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend {}
+
+impl<A: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend> TrainBackend for A {}
+
+/// How long and how fast one stage learns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// Peak learning rate, reached after `warmup` steps; a cosine leads from there to a hundredth of it.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f32,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+}
+
+impl Plan {
+    /// The learning rate at `step`, from 0.
+    pub fn learning_rate_at(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
+        }
+        let progress = (step - self.warmup) as f64 / (self.steps - self.warmup).max(1) as f64;
+        let floor = 0.01;
+        self.learning_rate * (floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
+    }
+}
+
+/// What one step tells whoever watches.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// Steps done, this one included.
+    pub step: usize,
+    /// Steps of the stage.
+    pub steps: usize,
+    /// Training loss of the step.
+    pub loss: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Images a second since the run began or was resumed.
+    pub images_per_second: f64,
+    /// What the stage measures besides.
+    pub metrics: std::collections::BTreeMap<&'static str, f64>,
+}
+
+/// Where a run lives, who watches it and who may stop it.
+pub struct Session<'a> {
+    /// Folder of the run; one sub-folder a stage.
+    pub folder: PathBuf,
+    /// Set from outside to stop after the current step, with a checkpoint.
+    pub stop: &'a AtomicBool,
+    /// Called after every step.
+    pub report: &'a mut dyn FnMut(&StepReport),
+}
+
+/// The loss of a step and what else it measured.
+pub(super) struct Output<A: AutodiffBackend> {
+    pub(super) loss: Tensor<A, 1>,
+    pub(super) metrics: Vec<(&'static str, f64)>,
+}
+
+/// Trains `model` until the plan's last step.
+///
+/// `step` computes a loss from the model and the step's number alone, so that a resumed run repeats what an undisturbed
+/// one does; `after` may change the model between steps. A stage that was finished is loaded, one that was interrupted
+/// goes on from its checkpoint.
+pub(super) fn optimise<A, M>(
+    name: &'static str,
+    plan: &Plan,
+    session: &mut Session<'_>,
+    mut model: M,
+    mut step: impl FnMut(&M, usize) -> Result<Output<A>>,
+    mut after: impl FnMut(M, usize) -> M,
+) -> Result<M>
+where
+    A: TrainBackend,
+    M: AutodiffModule<A>,
+{
+    let device = model.devices().first().cloned().unwrap_or_default();
+    let folder = session.folder.join(name);
+    std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
+    let finished = folder.join("model.bin");
+    if finished.exists() {
+        return Ok(model.load_record(read_record::<A, _>(&finished, &device)?));
+    }
+    let mut optimizer =
+        AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
+    let checkpoint = folder.join("checkpoint.bin");
+    let mut start = 0;
+    if checkpoint.exists() {
+        let (weights, moments, done): (M::Record, _, usize) = read_record::<A, _>(&checkpoint, &device)?;
+        model = model.load_record(weights);
+        optimizer = optimizer.load_record(moments);
+        start = done;
+    }
+    let mut log = MetricsLog::open(&folder.join("metrics.jsonl"), start)?;
+    let clock = Instant::now();
+    for index in start..plan.steps {
+        let learning_rate = plan.learning_rate_at(index);
+        let output = step(&model, index)?;
+        let loss = scalar(output.loss.clone());
+        if !loss.is_finite() {
+            return Err(Error::Diverged { stage: name, step: index, loss });
+        }
+        let gradients = GradientsParams::from_grads(output.loss.backward(), &model);
+        model = after(optimizer.step(learning_rate, model, gradients), index);
+        let done = index + 1;
+        let report = StepReport {
+            stage: name,
+            step: done,
+            steps: plan.steps,
+            loss,
+            learning_rate,
+            images_per_second: ((done - start) * plan.batch) as f64 / clock.elapsed().as_secs_f64(),
+            metrics: output.metrics.into_iter().collect(),
+        };
+        log.append(&report)?;
+        (session.report)(&report);
+        let stop = session.stop.load(Ordering::Relaxed);
+        if done < plan.steps && (stop || done % plan.checkpoint_every.max(1) == 0) {
+            let record = (model.clone().into_record(), optimizer.to_record(), done);
+            write_record::<A, _>(&checkpoint, record)?;
+        }
+        if stop && done < plan.steps {
+            return Err(Error::Interrupted);
+        }
+    }
+    write_record::<A, _>(&finished, model.clone().into_record())?;
+    let _ = std::fs::remove_file(&checkpoint); // superseded by the finished model
+    Ok(model)
+}
+
+/// One number out of a tensor of one element.
+pub(super) fn scalar<B: burn::tensor::backend::Backend>(x: Tensor<B, 1>) -> f64 {
+    x.into_data().iter::<f64>().next().unwrap_or(f64::NAN)
+}
+
+fn write_record<A: AutodiffBackend, R: Record<A>>(path: &Path, record: R) -> Result<()> {
+    let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+    let bytes = Recorder::<A>::record(&recorder, record, ())
+        .map_err(|e| Error::Write { path: path.to_owned(), source: std::io::Error::other(e.to_string()) })?;
+    crate::checkpoint::write_atomically(path, &bytes)
+}
+
+fn read_record<A: AutodiffBackend, R: Record<A>>(path: &Path, device: &A::Device) -> Result<R> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+    Recorder::<A>::load(&recorder, bytes, device).map_err(|e| Error::WeightFile {
+        file: path.display().to_string(),
+        reason: format!("it is no checkpoint of this recipe ({e})"),
+    })
+}
+
+/// One JSON object a step; lines after the step that a run resumes from are dropped.
+struct MetricsLog {
+    file: std::fs::File,
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    fn open(path: &Path, start: usize) -> Result<Self> {
+        let kept: String = match std::fs::read_to_string(path) {
+            Ok(text) => text.lines().take(start).flat_map(|line| [line, "\n"]).collect(),
+            Err(_) => String::new(),
+        };
+        crate::checkpoint::write_atomically(path, kept.as_bytes())?;
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    fn append(&mut self, report: &StepReport) -> Result<()> {
+        let mut line = serde_json::to_string(report).expect("a report of numbers and names is JSON");
+        line.push('\n');
+        let written = self.file.write_all(line.as_bytes());
+        written.map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+}

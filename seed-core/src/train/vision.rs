@@ -1,0 +1,37 @@
+//! Stage "vision": the vision transformer and a text tower by contrast on captions (arXiv 2103.00020, figure 3).
+//!
+//! Half of each group of a batch are near-duplicates that differ in one attribute, so that the embedding has to keep
+//! every attribute, not only those that tell random scenes apart.
+
+use burn::tensor::{Tensor, TensorData};
+
+use crate::{contrast::ContrastConfig, error::Result};
+
+use super::{
+    data::{self, SceneData},
+    model::{TrainModel, scale},
+    objective,
+    run::{Output, Plan, Session, TrainBackend, optimise},
+};
+
+/// Scenes in a group of near-duplicates.
+pub(super) const GROUP: usize = 4;
+
+pub(super) fn train<A: TrainBackend>(
+    plan: &Plan,
+    scenes: &SceneData,
+    text: &ContrastConfig,
+    model: TrainModel<A>,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<TrainModel<A>> {
+    let step = |model: &TrainModel<A>, step: usize| {
+        let batch = scenes.scenes(step, plan.batch, GROUP);
+        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
+        let image = model.contrast.image(model.network.features(scenes.pixels(&batch, device)));
+        let caption = model.contrast.text(Tensor::from_data(ids, device));
+        let (loss, accuracy) = objective::contrast(image, caption, scale(&model.vision_scale));
+        Ok(Output { loss, metrics: vec![("batch_accuracy", accuracy)] })
+    };
+    optimise("vision", plan, session, model, step, |model, _| model)
+}
