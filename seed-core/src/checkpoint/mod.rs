@@ -1,1 +1,30 @@
-//! Being written.
+//! Files of a model: strict JSON, memory-mapped safetensors, and weights in and out of any burn module.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `files` | [`Files`]: a folder, or files embedded in the program |
+//! | `weights` | [`Weights`]: one safetensors file, memory-mapped |
+//! | `keys` | [`KeyTable`]: module paths to checkpoint keys |
+//! | `load` | [`load`]: file to module |
+//! | `save` | [`save`]: module to file |
+//! | `convert` | dtypes and layouts |
+//!
+//! Checkpoints are in PyTorch's layout and naming; burn's differs in two points, which loading and saving bridge by the
+//! type of the layer that owns a parameter: the weight of a `Linear` is `[out, in]` in files and `[in, out]` in burn,
+//! and `gamma` and `beta` of a normalization layer are `weight` and `bias` in files. Everything else is stored as it is.
+
+mod convert;
+mod files;
+mod keys;
+mod load;
+mod save;
+mod weights;
+
+pub use files::Files;
+pub use keys::KeyTable;
+pub use load::load;
+pub use save::{Dtype, save};
+pub use weights::{Stored, Weights};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Element types and layouts: bytes of a file to float32 values and back.
+
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+/// Values converted at a time: 8 KiB of half floats, on the stack.
+const CHUNK: usize = 4096;
+
+/// Side of the square that a transposition handles at a time: two of them fit the first-level cache.
+const TILE: usize = 32;
+
+/// Whether weights can have this dtype.
+pub(super) fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// Little-endian elements as float32; `None` for a dtype that weights do not have.
+pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let (size, convert): (usize, fn(&[u8], &mut [f32])) = match dtype {
+        Dtype::F32 => (4, from_f32),
+        Dtype::F16 => (2, from_f16),
+        Dtype::BF16 => (2, from_bf16),
+        _ => return None,
+    };
+    let mut values = vec![0.0; bytes.len() / size];
+    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| convert(bytes, values));
+    Some(values)
+}
+
+fn from_f32(bytes: &[u8], values: &mut [f32]) {
+    for (value, &bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+        *value = f32::from_le_bytes(bytes);
+    }
+}
+
+fn from_f16(bytes: &[u8], values: &mut [f32]) {
+    let mut halves = [f16::ZERO; CHUNK];
+    let halves = &mut halves[..values.len()];
+    for (half, &bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+        *half = f16::from_le_bytes(bytes);
+    }
+    halves.convert_to_f32_slice(values);
+}
+
+fn from_bf16(bytes: &[u8], values: &mut [f32]) {
+    for (value, &bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+        *value = f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+    }
+}
+
+/// The number of values that are NaN or infinite.
+pub(super) fn count_not_finite(values: &[f32]) -> usize {
+    values.iter().map(|value| usize::from(!value.is_finite())).sum()
+}
+
+/// float32 values as little-endian float32.
+pub(super) fn to_f32(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// float32 values as little-endian float16, and how many finite ones became infinite.
+pub(super) fn to_f16(values: &[f32]) -> (Vec<u8>, usize) {
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    let lost = halves.iter().filter(|half| !half.is_finite()).count();
+    (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), lost)
+}
+
+/// float32 values as little-endian bfloat16, and how many finite ones became infinite.
+pub(super) fn to_bf16(values: &[f32]) -> (Vec<u8>, usize) {
+    let mut halves = vec![bf16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    let lost = halves.iter().filter(|half| !half.is_finite()).count();
+    (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), lost)
+}
+
+/// A matrix `[rows, columns]` as `[columns, rows]`.
+pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    if out.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(TILE * rows).enumerate().for_each(|(tile, out)| {
+        let first = tile * TILE;
+        for top in (0..rows).step_by(TILE) {
+            for (i, out) in out.chunks_exact_mut(rows).enumerate() {
+                for row in top..(top + TILE).min(rows) {
+                    out[row] = values[row * columns + first + i];
+                }
+            }
+        }
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_becomes_its_float_at_any_length() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        for count in [65536, CHUNK + 1, 5, 0] {
+            let f16s = floats(Dtype::F16, &bytes[..2 * count]).unwrap();
+            let bf16s = floats(Dtype::BF16, &bytes[..2 * count]).unwrap();
+            assert_eq!((f16s.len(), bf16s.len()), (count, count));
+            for (bits, (a, b)) in f16s.into_iter().zip(bf16s).enumerate() {
+                assert!(same(a, f16::from_bits(bits as u16).to_f32()), "f16 {bits:#x}");
+                assert!(same(b, bf16::from_bits(bits as u16).to_f32()), "bf16 {bits:#x}");
+            }
+        }
+        assert!(floats(Dtype::I64, &bytes).is_none() && floats(Dtype::F64, &bytes).is_none());
+    }
+
+    #[test]
+    fn transposition_of_any_size() {
+        for (rows, columns) in [(1, 1), (3, 5), (33, 64), (70, 31), (0, 4), (4, 0)] {
+            let values: Vec<f32> = (0..rows * columns).map(|v| v as f32).collect();
+            let turned = transpose(&values, rows, columns);
+            for row in 0..rows {
+                for column in 0..columns {
+                    assert_eq!(turned[column * rows + row], values[row * columns + column]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Weights from a file into a module. Everything that the header can tell is checked before any tensor is read.
+
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData, backend::Backend};
+
+use super::convert;
+use super::keys::{KeyTable, Place, Slot};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+
+/// Fills a module with a file's weights, as float32 whatever the file's dtype.
+///
+/// Parameters keep their device, identity and `require_grad`; a module whose parameters were never touched is loaded
+/// without being initialized first. `Linear` layers must have burn's default (row) layout. A scalar of the file fits a
+/// parameter of shape `[1]`. On an error the module is gone.
+///
+/// # Errors
+/// [`Error::TensorKeys`] with all keys that are missing, or that the file carries without the model or
+/// [`KeyTable::ignored`] knowing them; [`Error::TensorShape`]; [`Error::TensorValue`] for a dtype other than F32, F16 and
+/// BF16, and for values that are not finite.
+pub fn load<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable) -> Result<M> {
+    let mut plan = Plan { place: Place::default(), table, needed: Vec::new(), unsupported: None };
+    module.visit(&mut plan);
+    plan.check(weights)?;
+
+    let mut loader = Loader { place: Place::default(), table, weights, failure: None };
+    let module = module.map(&mut loader);
+    loader.failure.map_or(Ok(module), Err)
+}
+
+/// What a module needs, gathered without initializing it.
+struct Plan<'a> {
+    place: Place,
+    table: &'a KeyTable,
+    needed: Vec<(Slot, Vec<usize>)>,
+    unsupported: Option<String>,
+}
+
+impl Plan<'_> {
+    fn check(&self, weights: &Weights) -> Result<()> {
+        let file = || weights.describe().to_owned();
+        if let Some(key) = &self.unsupported {
+            let reason = "belongs to a parameter of integers or booleans, which weight files do not hold".into();
+            return Err(Error::TensorValue { file: file(), key: key.clone(), reason });
+        }
+        let needed: BTreeSet<&str> = self.needed.iter().map(|(slot, _)| slot.key.as_str()).collect();
+        let present: BTreeSet<&str> = weights.keys().collect();
+        let missing: Vec<String> = needed.difference(&present).map(|&key| key.to_owned()).collect();
+        let unused: Vec<String> =
+            present.difference(&needed).filter(|key| !self.table.ignores(key)).map(|&key| key.to_owned()).collect();
+        if !missing.is_empty() || !unused.is_empty() {
+            return Err(Error::TensorKeys { file: file(), missing, unused });
+        }
+        for (slot, dims) in &self.needed {
+            let Some(stored) = weights.get(&slot.key) else { continue };
+            let expected = slot.shape_in_file(dims);
+            let scalar = stored.shape.is_empty() && expected == [1];
+            if stored.shape != expected && !scalar {
+                let (key, found) = (slot.key.clone(), stored.shape.to_vec());
+                return Err(Error::TensorShape { file: file(), key, expected, found });
+            }
+            if !convert::is_float(stored.dtype) {
+                return Err(weights.wrong_dtype(&slot.key, stored.dtype));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Plan<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.place.enter(name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, owner: &str) {
+        self.place.exit(owner);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        self.needed.push((self.place.slot(self.table), param.lazy_shape().to_vec()));
+    }
+
+    fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<B, D, Int>>) {
+        self.unsupported.get_or_insert(self.place.slot(self.table).key);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, _: &Param<Tensor<B, D, Bool>>) {
+        self.unsupported.get_or_insert(self.place.slot(self.table).key);
+    }
+}
+
+/// Reads each tensor in turn; after the first failure it leaves the rest alone.
+struct Loader<'a> {
+    place: Place,
+    table: &'a KeyTable,
+    weights: &'a Weights,
+    failure: Option<Error>,
+}
+
+impl Loader<'_> {
+    fn read(&self, dims: &[usize]) -> Result<TensorData> {
+        let slot = self.place.slot(self.table);
+        let mut values = self.weights.floats(&slot.key)?;
+        let bad = convert::count_not_finite(&values);
+        if bad > 0 {
+            let reason = format!("holds {bad} values of {} that are not finite", values.len());
+            return Err(Error::TensorValue { file: self.weights.describe().to_owned(), key: slot.key, reason });
+        }
+        if let ([rows, columns], true) = (dims, slot.transposed) {
+            values = convert::transpose(&values, *columns, *rows);
+        }
+        Ok(TensorData::new(values, dims))
+    }
+}
+
+impl<B: Backend> ModuleMapper<B> for Loader<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.place.enter(name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, owner: &str) {
+        self.place.exit(owner);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if self.failure.is_some() {
+            return param;
+        }
+        match self.read(&param.lazy_shape().to_vec()) {
+            Ok(data) => {
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), DType::F32));
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                param
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A module's weights into a file, beside its place and then renamed into it.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Int, Tensor, TensorData, backend::Backend};
+use safetensors::{SafeTensorError, serialize_to_file, tensor::View};
+
+use super::convert;
+use super::keys::{KeyTable, Place, Slot};
+use crate::error::{Error, Result};
+
+/// Element type of a weight file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// float32.
+    F32,
+    /// float16: 11 bits of precision, up to 65504.
+    F16,
+    /// bfloat16: 8 bits of precision, float32's range.
+    BF16,
+}
+
+/// Writes a module's weights as a safetensors file that [`load`](super::load) and PyTorch read.
+///
+/// Keys are sorted and the content depends on the weights alone. Whatever stood at `path` stays until the new file is
+/// whole. One tensor at a time is copied.
+///
+/// # Errors
+/// [`Error::Write`]; [`Error::TensorValue`] for values that are not finite or that `dtype` cannot hold.
+pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable, dtype: Dtype) -> Result<()> {
+    let mut collector = Collector { place: Place::default(), table, entries: BTreeMap::new(), refused: None };
+    module.visit(&mut collector);
+    let file = path.display().to_string();
+    if let Some((key, reason)) = collector.refused {
+        return Err(Error::TensorValue { file, key, reason: reason.into() });
+    }
+
+    let failure = RefCell::new(None);
+    let pending = collector.entries.iter().map(|(key, entry)| {
+        let pending = Pending { key, entry, dtype, failure: &failure };
+        (key.as_str(), pending)
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+
+    let fail = |source| Error::Write { path: path.into(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Created by our own call rather than tempfile's: the file shall have the permissions of any new file.
+    let new = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let beside = tempfile::Builder::new().prefix(".weights-").make_in(folder, new).map_err(fail)?;
+    serialize_to_file(pending, Some(metadata), beside.path()).map_err(|error| match error {
+        SafeTensorError::IoError(source) => fail(source),
+        other => fail(io::Error::other(other)),
+    })?;
+    if let Some((key, reason)) = failure.into_inner() {
+        return Err(Error::TensorValue { file, key, reason });
+    }
+    beside.as_file().sync_all().map_err(fail)?;
+    beside.persist(path).map_err(|error| fail(error.error))?;
+    Ok(())
+}
+
+/// A parameter, fetched from its device when it is written.
+struct Entry {
+    shape: Vec<usize>,
+    transposed: bool,
+    fetch: Box<dyn Fn() -> TensorData>,
+}
+
+impl Entry {
+    /// The bytes in the file's layout, or what is wrong with the values.
+    fn bytes(&self, dtype: Dtype) -> Result<Vec<u8>, String> {
+        let data = (self.fetch)().convert::<f32>();
+        let mut values = data.into_vec::<f32>().map_err(|error| format!("cannot be read as floats: {error:?}"))?;
+        let bad = convert::count_not_finite(&values);
+        if bad > 0 {
+            return Err(format!("holds {bad} values of {} that are not finite; it is not saved", values.len()));
+        }
+        if let ([rows, columns], true) = (self.shape.as_slice(), self.transposed) {
+            values = convert::transpose(&values, *columns, *rows);
+        }
+        let (bytes, lost) = match dtype {
+            Dtype::F32 => (convert::to_f32(&values), 0),
+            Dtype::F16 => convert::to_f16(&values),
+            Dtype::BF16 => convert::to_bf16(&values),
+        };
+        match lost {
+            0 => Ok(bytes),
+            _ => Err(format!("holds {lost} values of {} beyond the range of {dtype:?}; save as F32", values.len())),
+        }
+    }
+}
+
+/// An entry on its way into the file. The writer asks for bytes and takes no error, so the first is kept here.
+struct Pending<'a> {
+    key: &'a str,
+    entry: &'a Entry,
+    dtype: Dtype,
+    failure: &'a RefCell<Option<(String, String)>>,
+}
+
+impl View for Pending<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        match self.dtype {
+            Dtype::F32 => safetensors::Dtype::F32,
+            Dtype::F16 => safetensors::Dtype::F16,
+            Dtype::BF16 => safetensors::Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.entry.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.failure.borrow().is_some() {
+            return Cow::Borrowed(&[]);
+        }
+        let bytes = self.entry.bytes(self.dtype).unwrap_or_else(|reason| {
+            self.failure.replace(Some((self.key.to_owned(), reason)));
+            Vec::new()
+        });
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        let size = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        self.entry.shape.iter().product::<usize>() * size
+    }
+}
+
+struct Collector<'a> {
+    place: Place,
+    table: &'a KeyTable,
+    entries: BTreeMap<String, Entry>,
+    refused: Option<(String, &'static str)>,
+}
+
+impl Collector<'_> {
+    fn refuse(&mut self, key: String, reason: &'static str) {
+        self.refused.get_or_insert((key, reason));
+    }
+
+    fn refuse_discrete(&mut self) {
+        let Slot { key, .. } = self.place.slot(self.table);
+        self.refuse(key, "belongs to a parameter of integers or booleans, which weight files do not hold");
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Collector<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.place.enter(name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, owner: &str) {
+        self.place.exit(owner);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let slot = self.place.slot(self.table);
+        let tensor = param.val();
+        let shape = slot.shape_in_file(&tensor.dims());
+        let entry = Entry { shape, transposed: slot.transposed, fetch: Box::new(move || tensor.to_data()) };
+        if self.entries.insert(slot.key.clone(), entry).is_some() {
+            self.refuse(slot.key, "is the key of two parameters; the model's key table is wrong");
+        }
+    }
+
+    fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<B, D, Int>>) {
+        self.refuse_discrete();
+    }
+
+    fn visit_bool<const D: usize>(&mut self, _: &Param<Tensor<B, D, Bool>>) {
+        self.refuse_discrete();
+    }
+}
