@@ -25,6 +25,14 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A folder to write to that holds something else than what would be written.
+    #[error("{} already holds {name}, which does not belong to what would be written; choose an empty folder", path.display())]
+    FolderInUse {
+        /// The folder.
+        path: PathBuf,
+        /// The first file or folder found in it that does not belong.
+        name: String,
+    },
     /// Bytes that no image decoder recognises or that break off.
     #[error("{name} cannot be decoded: {reason}")]
     Image {
