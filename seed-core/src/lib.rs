@@ -15,6 +15,7 @@
 //! [`tokenizer`] composes the six and is what most programs call; the rest serves files ([`checkpoint`]), training
 //! ([`train`]), measuring ([`eval`]) and procedural data ([`scenes`]).
 
+mod atomic;
 pub mod codes;
 pub mod device;
 pub mod error;

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use safetensors::{SafeTensorError, serialize_to_file, tensor::View};
 
 use super::convert;
 use super::keys::{KeyTable, Place, Slot};
+use crate::atomic;
 use crate::error::{Error, Result};
 
 /// Element type of a weight file.
@@ -49,20 +49,16 @@ pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable,
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
 
     let fail = |source| Error::Write { path: path.into(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Created by our own call rather than tempfile's: the file shall have the permissions of any new file.
-    let new = |path: &Path| File::options().write(true).create_new(true).open(path);
-    let beside = tempfile::Builder::new().prefix(".weights-").make_in(folder, new).map_err(fail)?;
-    serialize_to_file(pending, Some(metadata), beside.path()).map_err(|error| match error {
-        SafeTensorError::IoError(source) => fail(source),
-        other => fail(io::Error::other(other)),
-    })?;
-    if let Some((key, reason)) = failure.into_inner() {
-        return Err(Error::TensorValue { file, key, reason });
-    }
-    beside.as_file().sync_all().map_err(fail)?;
-    beside.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
+    atomic::write_with(path, |beside| {
+        serialize_to_file(pending, Some(metadata), beside).map_err(|error| match error {
+            SafeTensorError::IoError(source) => fail(source),
+            other => fail(io::Error::other(other)),
+        })?;
+        match failure.take() {
+            Some((key, reason)) => Err(Error::TensorValue { file, key, reason }),
+            None => Ok(()),
+        }
+    })
 }
 
 /// A parameter, fetched from its device when it is written.

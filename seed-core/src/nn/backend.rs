@@ -5,7 +5,7 @@
 //! The autodiff decorator forwards to the inner backend in both directions.
 
 use burn::tensor::{
-    Tensor, TensorPrimitive,
+    Shape, Tensor, TensorMetadata, TensorPrimitive,
     backend::Backend,
     ops::{ActivationOps, FloatTensor},
 };
@@ -34,6 +34,27 @@ pub trait SeedBackend: Backend {
     fn fused_silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         plain_silu_backward::<Self>(x, grad)
     }
+
+    /// Softmax over the last axis.
+    fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let last = x.shape().num_dims() - 1;
+        Self::softmax(x, last)
+    }
+
+    /// Gradient of [`fused_softmax`](Self::fused_softmax) from its output: `y * (grad - sum(y * grad))`.
+    fn fused_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain_softmax_backward::<Self>(y, grad)
+    }
+
+    /// `[batch, tokens, heads * head_dim]` -> `[batch, heads, tokens, head_dim]`.
+    fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        plain_split_heads::<Self>(x, heads)
+    }
+
+    /// `[batch, heads, tokens, head_dim]` -> `[batch, tokens, heads * head_dim]`.
+    fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain_merge_heads::<Self>(x)
+    }
 }
 
 /// Exact (erf) GELU of any shape.
@@ -44,6 +65,37 @@ pub fn gelu<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 /// SiLU, `x * sigmoid(x)`, of any shape.
 pub fn silu<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_silu(x.into_primitive().tensor())))
+}
+
+/// Softmax over the last axis, of any shape.
+pub fn softmax<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_softmax(x.into_primitive().tensor())))
+}
+
+/// `[batch, tokens, width]` -> `[batch, heads, tokens, width / heads]`.
+pub fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_split_heads(x.into_primitive().tensor(), heads)))
+}
+
+/// `[batch, heads, tokens, head_dim]` -> `[batch, tokens, heads * head_dim]`.
+pub fn merge_heads<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_merge_heads(x.into_primitive().tensor())))
+}
+
+fn plain_softmax_backward<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let last = y.shape().num_dims() - 1;
+    let product = B::float_mul(y.clone(), grad.clone());
+    B::float_mul(y, B::float_sub(grad, B::float_sum_dim(product, last)))
+}
+
+fn plain_split_heads<B: Backend>(x: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let [batch, tokens, width] = x.shape().dims();
+    B::float_swap_dims(B::float_reshape(x, Shape::new([batch, tokens, heads, width / heads])), 1, 2)
+}
+
+fn plain_merge_heads<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let [batch, heads, tokens, head_dim] = x.shape().dims();
+    B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([batch, tokens, heads * head_dim]))
 }
 
 fn plain_silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
@@ -73,11 +125,23 @@ impl SeedBackend for Flex {
     fn fused_silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         kernels::binary(x, grad, kernels::silu_backward, plain_silu_backward::<Self>)
     }
+
+    fn fused_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        kernels::softmax_backward(y, grad, plain_softmax_backward::<Self>)
+    }
+
+    fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        kernels::split_heads(x, heads, plain_split_heads::<Self>)
+    }
+
+    fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        kernels::merge_heads(x, plain_merge_heads::<Self>)
+    }
 }
 
 #[cfg(feature = "train")]
 mod autodiff {
-    //! Both operations are recorded as one node each, with the inner backend's fused gradient.
+    //! Each operation is recorded as one node, with the inner backend's fused gradient.
 
     use burn::backend::{
         Autodiff,
@@ -88,7 +152,7 @@ mod autodiff {
             ops::{Backward, Ops, OpsKind, unary},
         },
     };
-    use burn::tensor::ops::FloatTensor;
+    use burn::tensor::{TensorMetadata, ops::FloatTensor};
 
     use super::SeedBackend;
 
@@ -123,6 +187,120 @@ mod autodiff {
 
         fn fused_silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
             unary_operation!(Silu, x, fused_silu, fused_silu_backward)
+        }
+
+        fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct Softmax;
+
+            impl<B: SeedBackend> Backward<B, 1> for Softmax {
+                type State = FloatTensor<B>;
+
+                fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                    let output = ops.state;
+                    unary::<B, _>(ops.parents, ops.node, grads, |grad| B::fused_softmax_backward(output, grad));
+                }
+            }
+
+            let output = B::fused_softmax(x.primitive);
+            match Softmax.prepare::<C>([x.node]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish(output.clone(), output),
+                OpsKind::UnTracked(prep) => prep.finish(output),
+            }
+        }
+
+        fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct SplitHeads;
+
+            impl<B: SeedBackend> Backward<B, 1> for SplitHeads {
+                type State = ();
+
+                fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                    unary::<B, _>(ops.parents, ops.node, grads, B::fused_merge_heads);
+                }
+            }
+
+            let output = B::fused_split_heads(x.primitive, heads);
+            SplitHeads.prepare::<C>([x.node]).compute_bound().stateless(output)
+        }
+
+        fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct MergeHeads;
+
+            impl<B: SeedBackend> Backward<B, 1> for MergeHeads {
+                type State = usize;
+
+                fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                    let heads = ops.state;
+                    unary::<B, _>(ops.parents, ops.node, grads, |grad| B::fused_split_heads(grad, heads));
+                }
+            }
+
+            let [_, heads, _, _] = x.primitive.shape().dims();
+            let output = B::fused_merge_heads(x.primitive);
+            match MergeHeads.prepare::<C>([x.node]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish(heads, output),
+                OpsKind::UnTracked(prep) => prep.finish(output),
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    //! The fused operations against their plain forms, values and gradients, on odd shapes and on views.
+
+    use burn::{
+        backend::Autodiff,
+        tensor::{Distribution, activation},
+    };
+
+    use super::*;
+
+    type A = Autodiff<Flex>;
+
+    /// A few float32 roundings of values up to about 4.
+    const TOLERANCE: f32 = 5e-6;
+
+    fn same<const D: usize, const E: usize>(
+        x: Tensor<A, D>,
+        fused: impl Fn(Tensor<A, D>) -> Tensor<A, E>,
+        plain: impl Fn(Tensor<A, D>) -> Tensor<A, E>,
+    ) {
+        let run = |f: &dyn Fn(Tensor<A, D>) -> Tensor<A, E>| {
+            let x = x.clone().detach().require_grad();
+            let y = f(x.clone());
+            // Weights that differ between elements, so that a wrong gradient cannot cancel.
+            let weights = Tensor::<A, 1, burn::tensor::Int>::arange(0..y.shape().num_elements() as i64, &y.device());
+            let gradients = (y.clone() * (weights.float() * 0.37).sin().reshape(y.shape())).sum().backward();
+            (y.inner(), x.grad(&gradients).unwrap())
+        };
+        let ((y, dy), (want, dwant)) = (run(&fused), run(&plain));
+        assert!((y - want).abs().max().into_scalar() < TOLERANCE);
+        assert!((dy - dwant).abs().max().into_scalar() < TOLERANCE);
+    }
+
+    #[test]
+    fn fused_operations_equal_plain_ones() {
+        let device = Default::default();
+        for [a, b, c] in [[1, 1, 6], [2, 7, 12], [3, 33, 30], [5, 1, 18]] {
+            let x = Tensor::<A, 3>::random([a, b, c], Distribution::Normal(0.0, 2.0), &device);
+            same(x.clone(), gelu, activation::gelu);
+            same(x.clone(), silu, |x| x.clone() * activation::sigmoid(x));
+            same(x.clone(), softmax, |x| activation::softmax(x, 2));
+            let split = |x: Tensor<A, 3>| x.reshape([a, b, 3, c / 3]).swap_dims(1, 2);
+            same(x.clone(), |x| split_heads(x, 3), split);
+            // A view with an offset, as the parts of a joint projection are.
+            same(
+                x.clone(),
+                |x| split_heads(x.narrow(2, c / 2, c / 2), 3),
+                |x| x.narrow(2, c / 2, c / 2).reshape([a, b, 3, c / 6]).swap_dims(1, 2),
+            );
+            let merge = |x: Tensor<A, 4>| x.swap_dims(1, 2).reshape([a, b, c]);
+            same(split(x.clone()), merge_heads, merge);
+            same(split(x.swap_dims(0, 1).swap_dims(0, 1)) * 1.5, merge_heads, merge);
         }
     }
 }

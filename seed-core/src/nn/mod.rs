@@ -16,5 +16,5 @@ mod attention;
 mod backend;
 mod kernels;
 
-pub use attention::{attention, merge_heads, split_heads};
-pub use backend::{SeedBackend, gelu, silu};
+pub use attention::attention;
+pub use backend::{SeedBackend, gelu, merge_heads, silu, softmax, split_heads};

@@ -8,6 +8,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    checkpoint::KeyTable,
     detokenizer::{Detokenizer, DetokenizerConfig},
     error::{Error, Result},
     eva_vit::{EvaVit, EvaVitConfig},
@@ -119,7 +120,10 @@ impl SeedConfig {
             }
         }
         if self.codebook_size > 1 << 16 {
-            return fail(format!("codebook_size = {} exceeds 65536, the most that a u16 code can name", self.codebook_size));
+            return fail(format!(
+                "codebook_size = {} exceeds 65536, the most that a u16 code can name",
+                self.codebook_size
+            ));
         }
         if self.head != Head::Mlp || !self.recon_semantic {
             return fail("only the head \"mlp\" with recon_semantic = true is supported".to_owned());
@@ -219,5 +223,112 @@ impl<B: SeedBackend> SeedNetwork<B> {
     /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`.
     pub fn semantic(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         self.detokenizer.semantic(self.quantizer.states(self.quantizer.rows(codes)))
+    }
+}
+
+impl<B: Backend> SeedNetwork<B> {
+    /// Keys of the released SEED-2 checkpoint (`seed_quantizer.pt` with the ViT under `visual_encoder.`), and of bundles.
+    pub const KEYS: KeyTable = KeyTable {
+        renames: &[
+            ("causal.query_tokens", "query_tokens"),
+            ("causal.bert", "Qformer.bert"),
+            ("quantizer.encode_in", "encode_task_layer.0"),
+            ("quantizer.encode_out", "encode_task_layer.2"),
+            ("quantizer.embedding", "quantize.embedding"),
+            ("quantizer.decode_in", "decode_task_layer.0"),
+            ("quantizer.decode_out", "decode_task_layer.2"),
+            ("detokenizer.semantic.pos_embed", "pos_embed"),
+            ("detokenizer.semantic.blocks", "blocks"),
+            ("detokenizer.image.pos_embed", "pos_embed_image"),
+            ("detokenizer.image.blocks", "blocks_image"),
+            ("detokenizer.down1", "image_down.0"),
+            ("detokenizer.down2", "image_down.2"),
+            ("detokenizer.down3", "image_down.4"),
+            ("detokenizer.proj", "distill_image_proj"),
+            (".self_", ".self"),
+            (".layer_norm", ".LayerNorm"),
+        ],
+        ignored: &["Qformer.bert.embeddings.position_ids"],
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    //! Golden values of the reference network: every intermediate, from its own input and from the pixels.
+
+    use burn::tensor::TensorData;
+    use burn_flex::Flex;
+
+    use super::*;
+    use crate::checkpoint::{self, Files, Weights};
+
+    /// Largest difference allowed, relative to the largest value: a few float32 roundings of sums of about 100 terms.
+    const TOLERANCE: f32 = 1e-5;
+
+    fn golden() -> (Files, SeedNetwork<Flex>) {
+        let files = Files::folder(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/seed2-mlp"));
+        let config: SeedConfig = files.json("config.json").unwrap();
+        config.validate("config.json").unwrap();
+        let weights = files.weights("model.safetensors").unwrap();
+        let network = checkpoint::load(config.init(&Default::default()), &weights, &SeedNetwork::<Flex>::KEYS).unwrap();
+        (files, network)
+    }
+
+    fn case<const D: usize>(cases: &Weights, name: &str) -> Tensor<Flex, D> {
+        let shape = cases.get(name).unwrap().shape.to_vec();
+        Tensor::from_data(TensorData::new(cases.floats(name).unwrap(), shape), &Default::default())
+    }
+
+    fn close<const D: usize>(name: &str, got: Tensor<Flex, D>, want: Tensor<Flex, D>) {
+        assert_eq!(got.dims(), want.dims(), "{name}");
+        let size = want.clone().abs().max().into_scalar();
+        let difference = (got - want).abs().max().into_scalar();
+        assert!(difference <= TOLERANCE * size, "{name} differs by {difference} where values reach {size}");
+    }
+
+    #[test]
+    fn every_intermediate_equals_the_reference() {
+        let (files, network) = golden();
+        let cases = files.weights("cases.safetensors").unwrap();
+        let case3 = |name: &str| case::<3>(&cases, name);
+        let pixels = case::<4>(&cases, "pixels");
+        close("vit", network.visual_encoder.forward(pixels.clone()), case3("vit"));
+        close("vision", network.features(pixels.clone()), case3("vision"));
+        close("causal", network.causal.forward_causal(case3("vision")), case3("causal"));
+        close("latent", network.quantizer.latents(case3("causal")), case3("latent"));
+        let codes = TensorData::new(cases.integers("codes").unwrap(), [6, 32]);
+        let codes = Tensor::<Flex, 2, Int>::from_data(codes, &Default::default());
+        let equal = |name: &str, got: Tensor<Flex, 2, Int>| {
+            let (got, want) = (got.into_data().convert::<i64>(), codes.to_data().convert::<i64>());
+            assert_eq!(got, want, "{name}");
+        };
+        equal("codes of the golden latents", network.quantizer.nearest(case3("latent")));
+        equal("codes of the pixels", network.encode(pixels));
+        let states = network.quantizer.states(network.quantizer.rows(codes.clone()));
+        close("states", states.clone(), case3("states"));
+        close("semantic", network.detokenizer.semantic(states), case3("semantic"));
+        close("generation", network.generation(codes), case::<2>(&cases, "generation"));
+    }
+
+    /// Latents to the bit, not only codes: a near tie could not flip either.
+    #[test]
+    fn batch_size_and_threads_change_nothing() {
+        let (files, network) = golden();
+        let cases = files.weights("cases.safetensors").unwrap();
+        let six = case::<4>(&cases, "pixels");
+        let pixels = Tensor::cat(vec![six.clone(), six.flip([3])], 0); // 12 images
+        let run = |batch: usize, threads: usize| -> Vec<TensorData> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let latents = |x| network.quantizer.latents(network.causal_embeddings(x));
+            pool.install(|| {
+                let parts = (0..12).step_by(batch).map(|i| pixels.clone().narrow(0, i, batch.min(12 - i)));
+                let all = parts.map(latents).collect();
+                Tensor::cat(all, 0).iter_dim(0).map(Tensor::into_data).collect()
+            })
+        };
+        let want = run(12, 2);
+        for (batch, threads) in [(1, 1), (1, 2), (3, 1), (3, 2), (8, 1), (8, 2)] {
+            assert_eq!(run(batch, threads), want, "batch {batch}, {threads} threads");
+        }
     }
 }

@@ -18,8 +18,6 @@ mod recipe;
 mod run;
 mod vision;
 
-use burn::tensor::backend::Backend;
-
 pub use model::TrainModel;
 pub use recipe::{Recipe, TextSizes};
 pub use run::{Plan, Session, StepReport, TrainBackend};

@@ -6,7 +6,11 @@ use burn::tensor::{Int, Tensor, activation::log_softmax, backend::Backend};
 /// of the similarities times `scale` over rows and over columns.
 ///
 /// Returns the loss and the share of rows whose own partner is nearest.
-pub(super) fn contrast<B: Backend>(left: Tensor<B, 2>, right: Tensor<B, 2>, scale: Tensor<B, 1>) -> (Tensor<B, 1>, f64) {
+pub(super) fn contrast<B: Backend>(
+    left: Tensor<B, 2>,
+    right: Tensor<B, 2>,
+    scale: Tensor<B, 1>,
+) -> (Tensor<B, 1>, f64) {
     let [batch, _] = left.dims();
     let device = left.device();
     let logits = left.matmul(right.transpose()) * scale.unsqueeze::<2>(); // [batch, batch]

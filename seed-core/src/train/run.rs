@@ -16,6 +16,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    atomic,
     error::{Error, Result},
     nn::SeedBackend,
 };
@@ -114,8 +115,7 @@ where
     if finished.exists() {
         return Ok(model.load_record(read_record::<A, _>(&finished, &device)?));
     }
-    let mut optimizer =
-        AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
+    let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
     let checkpoint = folder.join("checkpoint.bin");
     let mut start = 0;
     if checkpoint.exists() {
@@ -170,7 +170,7 @@ fn write_record<A: AutodiffBackend, R: Record<A>>(path: &Path, record: R) -> Res
     let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
     let bytes = Recorder::<A>::record(&recorder, record, ())
         .map_err(|e| Error::Write { path: path.to_owned(), source: std::io::Error::other(e.to_string()) })?;
-    crate::checkpoint::write_atomically(path, &bytes)
+    atomic::write(path, &bytes)
 }
 
 fn read_record<A: AutodiffBackend, R: Record<A>>(path: &Path, device: &A::Device) -> Result<R> {
@@ -194,7 +194,7 @@ impl MetricsLog {
             Ok(text) => text.lines().take(start).flat_map(|line| [line, "\n"]).collect(),
             Err(_) => String::new(),
         };
-        crate::checkpoint::write_atomically(path, kept.as_bytes())?;
+        atomic::write(path, kept.as_bytes())?;
         let file = std::fs::OpenOptions::new().append(true).open(path);
         let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
         Ok(Self { file, path: path.to_owned() })

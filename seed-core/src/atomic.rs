@@ -1,0 +1,32 @@
+//! Files that appear whole or not at all: written beside their place, then renamed into it.
+
+use std::{fs::File, io, path::Path};
+
+use crate::error::{Error, Result};
+
+/// Writes `path` through `fill`, which gets the path of a new file beside it. Whatever stood at `path` stays until the
+/// new file is whole and on disk.
+///
+/// # Errors
+/// [`Error::Write`], and whatever `fill` returns.
+pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let fail = |source: io::Error| Error::Write { path: path.into(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Created by our own call rather than tempfile's: the file shall have the permissions of any new file.
+    let new = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let beside = tempfile::Builder::new().prefix(".writing-").make_in(folder, new).map_err(fail)?;
+    fill(beside.path())?;
+    beside.as_file().sync_all().map_err(fail)?;
+    beside.persist(path).map_err(|error| fail(error.error))?;
+    Ok(())
+}
+
+/// Writes `bytes` to `path`.
+///
+/// # Errors
+/// [`Error::Write`].
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |beside| {
+        std::fs::write(beside, bytes).map_err(|source| Error::Write { path: path.into(), source })
+    })
+}
