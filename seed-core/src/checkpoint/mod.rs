@@ -6,7 +6,7 @@
 //! | `weights` | [`Weights`]: one safetensors file, memory-mapped |
 //! | `keys` | [`KeyTable`]: module paths to checkpoint keys |
 //! | `load` | [`load`]: file to module |
-//! | `save` | [`save`]: module to file |
+//! | `save` | [`save`]: module to file; [`write_atomically`] for any other file |
 //! | `convert` | dtypes and layouts |
 //!
 //! Checkpoints are in PyTorch's layout and naming; burn's differs in two points, which loading and saving bridge by the
@@ -23,7 +23,7 @@ mod weights;
 pub use files::Files;
 pub use keys::KeyTable;
 pub use load::load;
-pub use save::{Dtype, save};
+pub use save::{Dtype, save, write_atomically};
 pub use weights::{Stored, Weights};
 
 #[cfg(test)]

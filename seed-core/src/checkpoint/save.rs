@@ -48,18 +48,34 @@ pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable,
     });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
 
+    replace(path, |beside| {
+        serialize_to_file(pending, Some(metadata), beside).map_err(|error| match error {
+            SafeTensorError::IoError(source) => Error::Write { path: path.into(), source },
+            other => Error::Write { path: path.into(), source: io::Error::other(other) },
+        })?;
+        match failure.take() {
+            None => Ok(()),
+            Some((key, reason)) => Err(Error::TensorValue { file, key, reason }),
+        }
+    })
+}
+
+/// Writes a file beside its place and renames it into it: whatever stood at `path` stays until the new file is whole.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |beside| std::fs::write(beside, bytes).map_err(|source| Error::Write { path: path.into(), source }))
+}
+
+/// Has `write` fill a new file in `path`'s folder, and moves it to `path` if that succeeded.
+fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |source| Error::Write { path: path.into(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Created by our own call rather than tempfile's: the file shall have the permissions of any new file.
     let new = |path: &Path| File::options().write(true).create_new(true).open(path);
-    let beside = tempfile::Builder::new().prefix(".weights-").make_in(folder, new).map_err(fail)?;
-    serialize_to_file(pending, Some(metadata), beside.path()).map_err(|error| match error {
-        SafeTensorError::IoError(source) => fail(source),
-        other => fail(io::Error::other(other)),
-    })?;
-    if let Some((key, reason)) = failure.into_inner() {
-        return Err(Error::TensorValue { file, key, reason });
-    }
+    let beside = tempfile::Builder::new().prefix(".partial-").make_in(folder, new).map_err(fail)?;
+    write(beside.path())?;
     beside.as_file().sync_all().map_err(fail)?;
     beside.persist(path).map_err(|error| fail(error.error))?;
     Ok(())
