@@ -17,15 +17,19 @@ pub(super) fn is_float(dtype: Dtype) -> bool {
 
 /// Little-endian elements as float32; `None` for a dtype that weights do not have.
 pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    let (size, convert): (usize, fn(&[u8], &mut [f32])) = match dtype {
-        Dtype::F32 => (4, from_f32),
-        Dtype::F16 => (2, from_f16),
-        Dtype::BF16 => (2, from_bf16),
-        _ => return None,
-    };
+    match dtype {
+        Dtype::F32 => Some(in_chunks(bytes, 4, from_f32)),
+        Dtype::F16 => Some(in_chunks(bytes, 2, from_f16)),
+        Dtype::BF16 => Some(in_chunks(bytes, 2, from_bf16)),
+        _ => None,
+    }
+}
+
+/// Elements of `size` bytes, converted on all cores.
+fn in_chunks(bytes: &[u8], size: usize, convert: fn(&[u8], &mut [f32])) -> Vec<f32> {
     let mut values = vec![0.0; bytes.len() / size];
     values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| convert(bytes, values));
-    Some(values)
+    values
 }
 
 fn from_f32(bytes: &[u8], values: &mut [f32]) {

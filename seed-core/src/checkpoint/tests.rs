@@ -258,6 +258,17 @@ fn what_cannot_be_saved_leaves_the_old_file() {
 }
 
 #[test]
+fn files_are_replaced_whole() {
+    let folder = Folder::new();
+    for content in ["first", "second, longer", ""] {
+        crate::atomic::write(&folder.path(), content.as_bytes()).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path()).unwrap(), content);
+    }
+    assert_eq!(std::fs::read_dir(folder.0.path()).unwrap().count(), 1, "nothing is left beside the file");
+    assert!(matches!(crate::atomic::write(&folder.path().join("x"), b""), Err(Error::Write { .. })));
+}
+
+#[test]
 fn integer_parameters_are_refused_both_ways() {
     #[derive(Module, Debug)]
     struct Positions<B: Backend> {
