@@ -1,12 +1,41 @@
 //! Step 6 of 6: generation embedding `[batch, 1024]` -> image `[batch, 3, height, width]`.
 //!
 //! Source: diffusers 0.20.2 and its `StableUnCLIPImg2ImgPipeline`; every file of this folder names the part that it
-//! follows. The models are [`unet`] and [`vae`].
+//! follows. [`UnClip`] is the whole step; the files, in the order of its flow:
+//!
+//! | file | in -> out |
+//! |---|---|
+//! | [`pipeline`] | generation embedding -> image; loads a folder in diffusers' layout |
+//! | [`random`] | seed and image index -> latents and noise |
+//! | [`image_noise`] | generation embedding -> class vector |
+//! | [`text_encoder`], [`empty_prompt`] | the empty prompt -> context, once, when loading |
+//! | [`mod@denoise`] | noise -> latents, by the two below |
+//! | [`unet`], [`unet_blocks`] | latents, time, context, class vector -> prediction |
+//! | [`schedule`], [`pndm`] | predictions -> latents |
+//! | [`vae`] | latents <-> pixels |
+//! | `config` | diffusers' JSON files, every field by name |
+//!
+//! The UNet and the autoencoder are generic over the backend and are trained by this crate as they stand.
 
 mod blocks;
+mod config;
+pub mod denoise;
+pub mod empty_prompt;
+pub mod image_noise;
+pub mod pipeline;
+pub mod pndm;
+pub mod random;
+pub mod schedule;
+pub mod text_encoder;
 pub mod unet;
 pub mod unet_blocks;
 pub mod vae;
 
+pub use blocks::{Downsample, ResnetBlock, Upsample};
+pub use denoise::denoise;
+pub use pipeline::{DecodeOptions, Start, UnClip};
 pub use unet::{UNet, UNetConfig};
 pub use vae::{Vae, VaeConfig};
+
+#[cfg(test)]
+mod golden;

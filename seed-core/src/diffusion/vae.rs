@@ -12,7 +12,25 @@ use super::blocks::{
     Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, conv_1x1, conv_3x3, group_norm,
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
+use crate::checkpoint::{KeyTable, Weights};
 use crate::nn::{SeedBackend, attention, merge_heads, silu, split_heads};
+
+/// Module paths are checkpoint keys.
+pub const KEYS: KeyTable = KeyTable::EXACT;
+
+/// Module paths to the keys of files from before diffusers 0.15, Stable Diffusion's own among them.
+pub const OLD_KEYS: KeyTable = KeyTable {
+    renames: &[(".to_q", ".query"), (".to_k", ".key"), (".to_v", ".value"), (".to_out.0", ".proj_attn")],
+    ignored: &[],
+};
+
+/// The key table of a weight file.
+pub fn keys_of(weights: &Weights) -> &'static KeyTable {
+    match weights.keys().any(|key| key.ends_with(".attentions.0.query.weight")) {
+        true => &OLD_KEYS,
+        false => &KEYS,
+    }
+}
 
 /// Epsilon of every group normalization.
 const EPS: f64 = 1e-6;

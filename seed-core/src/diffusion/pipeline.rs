@@ -1,0 +1,327 @@
+//! The whole step: generation embedding `[batch, 1024]` -> image `[batch, 3, height, width]` in 0 to 1.
+//!
+//! Source: diffusers 0.20.2, `StableUnCLIPImg2ImgPipeline`, as SEED-2 calls it: both prompts are empty, noise level 0.
+//!
+//! 1. Class vectors: the embeddings, noised ([`image_noise`](super::image_noise)). The unconditional vector is zeros;
+//!    negative embeddings take its place, noised with noise of their own.
+//! 2. Latents: [`denoise`](super::denoise()).
+//! 3. Pixels: the autoencoder decodes `latents / scaling_factor`; `image / 2 + 0.5`, clamped.
+//!
+//! Differs from the source: latents and noise come from [`random`](super::random), one generator an image, so that a
+//! seed gives the same image in every batch; the embedding of the empty prompt is computed once, when loading.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use serde::Deserialize;
+
+use super::config;
+use super::denoise::{Condition, Guidance, Observer, denoise};
+use super::empty_prompt;
+use super::image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL};
+use super::pndm::{Pndm, PndmConfig};
+use super::random::ImageRandom;
+use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
+use super::unet::{UNet, UNetConfig};
+use super::vae::{self, Vae, VaeConfig};
+use crate::checkpoint::{self, Files, KeyTable};
+use crate::error::{Error, Result};
+use crate::nn::SeedBackend;
+
+/// Pixels that the autoencoder decodes at a time; larger batches are split, because its inner maps take 2 KB a pixel.
+const PIXELS_AT_ONCE: usize = 768 * 768;
+
+/// How to decode.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecodeOptions {
+    /// Sampling steps, from 1 to 999; the network is called once more than that.
+    pub steps: usize,
+    /// Guidance scale; at 1 and below there is no guidance, half the work, and negative embeddings have no effect.
+    pub guidance: f64,
+    /// Seed of latents and noise.
+    pub seed: u64,
+}
+
+impl Default for DecodeOptions {
+    /// As SEED-2 decodes: 20 steps, guidance 10.
+    fn default() -> Self {
+        Self { steps: 20, guidance: 10.0, seed: 0 }
+    }
+}
+
+/// The random tensors of a run.
+#[derive(Clone, Debug)]
+pub struct Start<B: Backend> {
+    /// Standard normal latents `[batch, 4, height, width]`.
+    pub latents: Tensor<B, 4>,
+    /// Standard normal noise of the embeddings `[batch, dim]`.
+    pub noise: Tensor<B, 2>,
+    /// Standard normal noise of the negative embeddings `[batch, dim]`; needed with those only.
+    pub negative_noise: Option<Tensor<B, 2>>,
+}
+
+/// The decoder of SEED-2. The fields are public so that training can put its own networks together.
+#[derive(Clone, Debug)]
+pub struct UnClip<B: Backend> {
+    /// Sizes of the denoiser.
+    pub unet_config: UNetConfig,
+    /// The denoiser.
+    pub unet: UNet<B>,
+    /// Sizes of the autoencoder.
+    pub vae_config: VaeConfig,
+    /// The autoencoder.
+    pub vae: Vae<B>,
+    /// Embedding to class vector.
+    pub image_noise: ImageNoise<B>,
+    /// The sampler.
+    pub sampler: Pndm,
+    /// The embedding of the empty prompt `[1, words, width]`.
+    pub empty_prompt: Tensor<B, 3>,
+}
+
+/// `model_index.json`; its list of parts is diffusers' business, each part is checked when it is read.
+#[derive(Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name")]
+    class: String,
+}
+
+#[derive(Deserialize)]
+struct NormalizerConfig {
+    embedding_dim: usize,
+}
+
+impl<B: SeedBackend> UnClip<B> {
+    /// Loads a folder in diffusers' layout.
+    ///
+    /// Needs `model_index.json`, `unet`, `vae`, `scheduler`, `image_normalizer`, `image_noising_scheduler`, and either
+    /// `empty_prompt.safetensors` or `text_encoder` and `tokenizer`. Anything else is left alone.
+    ///
+    /// # Errors
+    /// Whatever is missing, broken or not supported, by file and field or key.
+    pub fn load(files: &Files, device: &B::Device) -> Result<Self> {
+        let index: ModelIndex = files.json("model_index.json")?;
+        if index.class != "StableUnCLIPImg2ImgPipeline" {
+            let reason =
+                format!("_class_name = {:?} is not supported, only \"StableUnCLIPImg2ImgPipeline\"", index.class);
+            return Err(Error::Config { file: files.describe("model_index.json"), reason });
+        }
+        let (unet_config, unet) = load_unet(&files.sub("unet"), device)?;
+        let (vae_config, vae) = load_vae(&files.sub("vae"), device)?;
+        let pndm: PndmConfig =
+            checked(&files.sub("scheduler"), SCHEDULER, &config::PNDM, |c: &PndmConfig| c.noise.check())?;
+        let noising = files.sub("image_noising_scheduler");
+        let noising = checked(&noising, SCHEDULER, &config::DDPM, NoiseScheduleConfig::check)?;
+        let model = Self {
+            unet_config,
+            unet,
+            vae_config,
+            vae,
+            image_noise: ImageNoise {
+                normalizer: load_normalizer(&files.sub("image_normalizer"), device)?,
+                schedule: NoiseSchedule::new(&noising),
+            },
+            sampler: Pndm::new(&pndm),
+            empty_prompt: empty_prompt::embedding(files, device)?,
+        };
+        model.check().map_err(|reason| Error::Config { file: files.describe("model_index.json"), reason })?;
+        Ok(model)
+    }
+
+    /// Which parts do not fit together, in words.
+    fn check(&self) -> Result<(), String> {
+        let (unet, vae) = (&self.unet_config, &self.vae_config);
+        let class_dim = unet.projection_class_embeddings_input_dim.unwrap_or_default();
+        let [_, _, width] = self.empty_prompt.dims();
+        for (what, left, right) in [
+            ("channels into the unet and out of it", unet.in_channels, unet.out_channels),
+            ("channels of the unet and latent_channels of the vae", unet.in_channels, vae.latent_channels),
+            ("class vector of the unet and twice the image_normalizer's embedding", class_dim, 2 * self.dim()),
+            ("cross_attention_dim of the unet and width of the empty prompt", unet.cross_attention_dim, width),
+        ] {
+            if left != right {
+                return Err(format!("its parts do not fit together: {what} are {left} and {right}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Features of a generation embedding.
+    pub fn dim(&self) -> usize {
+        self.image_noise.normalizer.dim()
+    }
+
+    /// Height and width of the images.
+    pub fn image_size(&self) -> usize {
+        self.unet_config.sample_size * self.vae_config.shrink()
+    }
+
+    /// Decodes `embeddings` `[batch, dim]` to images `[batch, 3, image_size, image_size]` in 0 to 1.
+    ///
+    /// `negative` `[batch, dim]` are embeddings to move away from. `images` are the indices of the images, which choose
+    /// their random numbers: an image depends on its embeddings, its index and the options, not on its batch. `progress`
+    /// is called with the finished and all steps after each; [`ControlFlow::Break`] ends the run.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Interrupted`].
+    pub fn decode(
+        &self,
+        embeddings: Tensor<B, 2>,
+        negative: Option<Tensor<B, 2>>,
+        images: &[u64],
+        options: &DecodeOptions,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Tensor<B, 4>> {
+        let [batch, _] = embeddings.dims();
+        if images.len() != batch {
+            let reason = format!("there must be one index for each of the {batch} embeddings");
+            return Err(Error::Argument { name: "images", value: format!("{} indices", images.len()), reason });
+        }
+        let start = self.draw(options.seed, images, &embeddings.device());
+        let mut observe = |step: super::denoise::Step<'_, B>| progress(step.finished, step.total);
+        let latents = self.latents(embeddings, negative, start, options, &mut observe)?;
+        Ok(self.pixels(latents))
+    }
+
+    /// The random tensors of the images with the given indices: latents first, then the embedding's noise, then the
+    /// negative embedding's.
+    pub fn draw(&self, seed: u64, images: &[u64], device: &B::Device) -> Start<B> {
+        let (channels, size, dim) = (self.unet_config.in_channels, self.unet_config.sample_size, self.dim());
+        let [mut latents, mut noise, mut negative_noise] = [const { Vec::new() }; 3];
+        for &image in images {
+            let mut random = ImageRandom::new(seed, image);
+            latents.extend(random.normals(channels * size * size));
+            noise.extend(random.normals(dim));
+            negative_noise.extend(random.normals(dim));
+        }
+        let batch = images.len();
+        let vectors = |values| Tensor::from_data(TensorData::new(values, [batch, dim]), device);
+        Start {
+            latents: Tensor::from_data(TensorData::new(latents, [batch, channels, size, size]), device),
+            noise: vectors(noise),
+            negative_noise: Some(vectors(negative_noise)),
+        }
+    }
+
+    /// Steps 1 and 2: the latents `[batch, 4, height, width]` of the images, from given random tensors.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Interrupted`].
+    pub fn latents(
+        &self,
+        embeddings: Tensor<B, 2>,
+        negative: Option<Tensor<B, 2>>,
+        start: Start<B>,
+        options: &DecodeOptions,
+        observe: Observer<'_, B>,
+    ) -> Result<Tensor<B, 4>> {
+        self.check_arguments(&embeddings, negative.as_ref(), &start, options)?;
+        let [batch, dim] = embeddings.dims();
+        let device = embeddings.device();
+        let context = self.empty_prompt.clone().repeat_dim(0, batch); // [batch, words, width]
+        let condition = |labels| Condition { context: context.clone(), class_labels: Some(labels) };
+        let labels = self.image_noise.class_labels(embeddings, start.noise, NOISE_LEVEL); // [batch, 2 * dim]
+        let guidance = (options.guidance > 1.0).then(|| {
+            let labels = match negative.zip(start.negative_noise) {
+                Some((negative, noise)) => self.image_noise.class_labels(negative, noise, NOISE_LEVEL),
+                None => Tensor::zeros([batch, 2 * dim], &device),
+            };
+            Guidance { away_from: condition(labels), scale: options.guidance }
+        });
+        denoise(&self.unet, &self.sampler, condition(labels), guidance, start.latents, options.steps, observe)
+    }
+
+    /// Step 3: latents `[batch, 4, height, width]` -> images `[batch, 3, shrink * height, shrink * width]` in 0 to 1.
+    pub fn pixels(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        let [_, _, height, width] = latents.dims();
+        let pixels = height * width * self.vae_config.shrink().pow(2);
+        let at_once = (PIXELS_AT_ONCE / pixels).max(1);
+        let latents = latents / self.vae_config.scaling_factor;
+        let images = latents.split(at_once, 0).into_iter().map(|part| self.vae.decode(part)).collect();
+        (Tensor::cat(images, 0) / 2.0 + 0.5).clamp(0.0, 1.0)
+    }
+
+    fn check_arguments(
+        &self,
+        embeddings: &Tensor<B, 2>,
+        negative: Option<&Tensor<B, 2>>,
+        start: &Start<B>,
+        options: &DecodeOptions,
+    ) -> Result<()> {
+        let refuse = |name, value: String, reason: String| Err(Error::Argument { name, value, reason });
+        let [batch, dim] = embeddings.dims();
+        if batch == 0 || dim != self.dim() {
+            let reason = format!("it must be [batch, {}] with at least one image", self.dim());
+            return refuse("embeddings", format!("{:?}", embeddings.dims()), reason);
+        }
+        if let Some(negative) = negative
+            && negative.dims() != [batch, dim]
+        {
+            return refuse("negative", format!("{:?}", negative.dims()), format!("it must be [{batch}, {dim}]"));
+        }
+        let noises = [Some(&start.noise), start.negative_noise.as_ref()];
+        if negative.is_some() && start.negative_noise.is_none() {
+            return refuse("negative_noise", "none".into(), "negative embeddings need noise of their own".into());
+        }
+        if let Some(noise) = noises.into_iter().flatten().find(|noise| noise.dims() != [batch, dim]) {
+            return refuse("noise", format!("{:?}", noise.dims()), format!("it must be [{batch}, {dim}]"));
+        }
+        let [images, channels, _, _] = start.latents.dims();
+        if [images, channels] != [batch, self.unet_config.in_channels] {
+            let reason = format!("it must be [{batch}, {}, height, width]", self.unet_config.in_channels);
+            return refuse("latents", format!("{:?}", start.latents.dims()), reason);
+        }
+        if !options.guidance.is_finite() {
+            return refuse("guidance", options.guidance.to_string(), "it must be a finite number".into());
+        }
+        self.sampler.timesteps(options.steps).map(drop)
+    }
+}
+
+const MODEL: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+const WEIGHTS: &str = "diffusion_pytorch_model";
+
+/// A configuration whose values have been checked too.
+fn checked<T: serde::de::DeserializeOwned>(
+    files: &Files,
+    name: &str,
+    fields: &config::Fields,
+    check: impl Fn(&T) -> Result<(), String>,
+) -> Result<T> {
+    let config: T = config::read(files, name, fields)?;
+    check(&config).map_err(|reason| Error::Config { file: files.describe(name), reason })?;
+    Ok(config)
+}
+
+/// Loads a denoiser from its folder.
+///
+/// # Errors
+/// Whatever is missing, broken or not supported, by file and field or key.
+pub fn load_unet<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(UNetConfig, UNet<B>)> {
+    let config = checked(files, MODEL, &config::UNET, UNetConfig::check)?;
+    let weights = config::weights(files, WEIGHTS)?;
+    let unet = checkpoint::load(config.init(device), &weights, &KeyTable::EXACT)?;
+    Ok((config, unet))
+}
+
+/// Loads an autoencoder from its folder.
+///
+/// # Errors
+/// Whatever is missing, broken or not supported, by file and field or key.
+pub fn load_vae<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(VaeConfig, Vae<B>)> {
+    let config = checked(files, MODEL, &config::VAE, VaeConfig::check)?;
+    let weights = config::weights(files, WEIGHTS)?;
+    let vae = checkpoint::load(config.init(device), &weights, vae::keys_of(&weights))?;
+    Ok((config, vae))
+}
+
+fn load_normalizer<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<ImageNormalizer<B>> {
+    let even = |config: &NormalizerConfig| match config.embedding_dim {
+        dim if dim > 0 && dim % 2 == 0 => Ok(()),
+        dim => Err(format!("embedding_dim = {dim} is not a positive even number")),
+    };
+    let config = checked(files, MODEL, &config::NORMALIZER, even)?;
+    let weights = config::weights(files, WEIGHTS)?;
+    checkpoint::load(ImageNormalizer::identity(config.embedding_dim, device), &weights, &KeyTable::EXACT)
+}
