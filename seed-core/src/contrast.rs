@@ -54,6 +54,24 @@ impl ContrastConfig {
         }
     }
 
+    /// Refuses sizes that no model can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `file` and the field.
+    pub fn validate(&self, file: &str) -> Result<()> {
+        let fail = |reason: String| Err(Error::Config { file: file.to_owned(), reason: format!("contrast.{reason}") });
+        if self.embed_dim == 0 || self.text_width == 0 || self.context == 0 {
+            return fail("embed_dim, text_width and context must not be 0".to_owned());
+        }
+        if self.text_heads == 0 || self.text_width % self.text_heads != 0 {
+            return fail(format!(
+                "text_width = {} is no multiple of text_heads = {}",
+                self.text_width, self.text_heads
+            ));
+        }
+        Ok(())
+    }
+
     /// Captions -> word ids, `[captions * context]`, padded with 0.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //!
 //! [`SeedNetwork`] holds steps 2 to 5 as one module with the key table of the released checkpoints.
 
+mod bundle;
 mod network;
 
+pub use bundle::{BundleConfig, DECODER, FORMAT, Model};
 pub use network::{Head, SeedConfig, SeedNetwork};

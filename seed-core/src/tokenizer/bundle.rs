@@ -1,0 +1,143 @@
+//! A bundle: the folder that holds a model.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.json` | [`BundleConfig`]: sizes, preprocessing, provenance |
+//! | `model.safetensors` | steps 2 to 5, keys as in the released checkpoints |
+//! | `contrast.safetensors` | text tower and projections; optional |
+//! | `decoder/` | step 6 in diffusers layout; optional |
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    atomic,
+    checkpoint::{self, Dtype, Files, KeyTable},
+    contrast::{Contrast, ContrastConfig},
+    error::{Error, Result},
+    nn::SeedBackend,
+    pixels::Preset,
+};
+
+use super::{SeedConfig, SeedNetwork};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const CONTRAST: &str = "contrast.safetensors";
+/// Folder of the diffusion decoder.
+pub const DECODER: &str = "decoder";
+
+/// Version of the bundle layout that this build reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// Which model to open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// The tiny model that every build carries.
+    #[default]
+    Bundled,
+    /// A bundle on disk.
+    Folder(PathBuf),
+}
+
+impl Model {
+    /// The model's files.
+    pub fn files(&self) -> Files {
+        match self {
+            Self::Bundled => Files::embedded(seed_weights::SCENES_TINY),
+            Self::Folder(path) => Files::folder(path),
+        }
+    }
+}
+
+/// `config.json` of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleConfig {
+    /// Layout version, [`FORMAT`].
+    pub format: u32,
+    /// Name of the model.
+    pub name: String,
+    /// Where the weights come from, in a sentence.
+    pub provenance: String,
+    /// How images become pixels unless the caller says otherwise.
+    pub preprocess: Preset,
+    /// Sizes of steps 2 to 5.
+    pub model: SeedConfig,
+    /// Sizes and words of the caption side, when the bundle has one.
+    pub contrast: Option<ContrastConfig>,
+}
+
+impl BundleConfig {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`] when there is none, [`Error::Config`] for what is wrong in it.
+    pub fn read(files: &Files) -> Result<Self> {
+        if !files.exists(CONFIG) {
+            let path = match files {
+                Files::Folder(path) => path.clone(),
+                Files::Embedded(_) => PathBuf::from("the built-in model"),
+            };
+            let reason = match path.is_dir() {
+                true => format!("it has no {CONFIG}; a bundle is what `seed train` writes"),
+                false => "there is no such folder".to_owned(),
+            };
+            return Err(Error::Bundle { path, reason });
+        }
+        let config: Self = files.json(CONFIG)?;
+        let file = files.describe(CONFIG);
+        if config.format != FORMAT {
+            let reason = format!("format = {} is not {FORMAT}, the only one that this version reads", config.format);
+            return Err(Error::Config { file, reason });
+        }
+        config.model.validate(&file)?;
+        if let Some(contrast) = &config.contrast {
+            contrast.validate(&file)?;
+        }
+        Ok(config)
+    }
+
+    /// Loads steps 2 to 5.
+    ///
+    /// # Errors
+    /// Reading, and whatever [`checkpoint::load`] refuses.
+    pub fn load_network<B: SeedBackend>(&self, files: &Files, device: &B::Device) -> Result<SeedNetwork<B>> {
+        checkpoint::load(self.model.init(device), &files.weights(WEIGHTS)?, &SeedNetwork::<B>::KEYS)
+    }
+
+    /// Loads the caption side.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] when the bundle has none; as [`load_network`](Self::load_network).
+    pub fn load_contrast<B: SeedBackend>(&self, files: &Files, device: &B::Device) -> Result<Contrast<B>> {
+        let config = self.contrast.as_ref().ok_or_else(|| Error::MissingPart {
+            part: "caption side",
+            reason: "captions are compared by models trained with `seed train`; this one was not".to_owned(),
+        })?;
+        let module = config.init(self.model.vit_width, self.model.qformer_width, device);
+        checkpoint::load(module, &files.weights(CONTRAST)?, &KeyTable::EXACT)
+    }
+
+    /// Writes everything but the decoder into `folder`; `config.json` last, so that a folder with one is whole.
+    ///
+    /// # Errors
+    /// [`Error::Write`], [`Error::TensorValue`] for weights that `dtype` cannot hold.
+    pub fn save<B: Backend>(
+        &self,
+        folder: &Path,
+        network: &SeedNetwork<B>,
+        contrast: Option<&Contrast<B>>,
+        dtype: Dtype,
+    ) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        checkpoint::save(network, &folder.join(WEIGHTS), &SeedNetwork::<B>::KEYS, dtype)?;
+        if let Some(contrast) = contrast {
+            checkpoint::save(contrast, &folder.join(CONTRAST), &KeyTable::EXACT, dtype)?;
+        }
+        let json = serde_json::to_vec_pretty(self).expect("a configuration of numbers and names is JSON");
+        atomic::write(&folder.join(CONFIG), &json)
+    }
+}
