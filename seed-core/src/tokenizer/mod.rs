@@ -5,5 +5,5 @@
 mod bundle;
 mod network;
 
-pub use bundle::{BundleConfig, DECODER, FORMAT, Model};
+pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
 pub use network::{Head, SeedConfig, SeedNetwork};
