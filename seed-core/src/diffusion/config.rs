@@ -199,7 +199,7 @@ impl Fields {
 fn matches(text: &str, value: &Value) -> bool {
     match value.as_f64() {
         Some(number) => text.parse() == Ok(number),
-        None => value.to_string() == text,
+        None => serde_json::from_str::<Value>(text).is_ok_and(|allowed| allowed == *value),
     }
 }
 

@@ -25,6 +25,7 @@ pub mod image_noise;
 pub mod pipeline;
 pub mod pndm;
 pub mod random;
+mod save;
 pub mod schedule;
 pub mod text_encoder;
 pub mod unet;

@@ -168,7 +168,7 @@ impl UNetConfig {
                 return Err(format!("block_out_channels has {channels}, no multiple of its {heads} attention heads"));
             }
         }
-        if self.block_out_channels[0] % 2 != 0 {
+        if !self.block_out_channels[0].is_multiple_of(2) {
             return Err("block_out_channels must begin with an even number".into());
         }
         if self.class_embed_type.is_some() != self.projection_class_embeddings_input_dim.is_some() {

@@ -16,6 +16,7 @@ use crate::{
     atomic,
     checkpoint::{self, Dtype, Files, KeyTable},
     contrast::{Contrast, ContrastConfig},
+    diffusion::DecodeOptions,
     error::{Error, Result},
     nn::SeedBackend,
     pixels::Preset,
@@ -64,10 +65,31 @@ pub struct BundleConfig {
     pub provenance: String,
     /// How images become pixels unless the caller says otherwise.
     pub preprocess: Preset,
+    /// How codes become images unless the caller says otherwise; as SEED-2 does when it is not there.
+    #[serde(default)]
+    pub decode: DecodeDefaults,
     /// Sizes of steps 2 to 5.
     pub model: SeedConfig,
     /// Sizes and words of the caption side, when the bundle has one.
     pub contrast: Option<ContrastConfig>,
+}
+
+/// Sampling that suits a model's decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeDefaults {
+    /// Sampling steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f64,
+}
+
+impl Default for DecodeDefaults {
+    /// As SEED-2 decodes: 20 steps, guidance 10.
+    fn default() -> Self {
+        let DecodeOptions { steps, guidance, .. } = DecodeOptions::default();
+        Self { steps, guidance }
+    }
 }
 
 impl BundleConfig {

@@ -8,6 +8,6 @@ mod bundle;
 mod facade;
 mod network;
 
-pub use bundle::{BundleConfig, DECODER, FORMAT, Model};
+pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
 pub use facade::{Embeddings, Part, Progress, SeedTokenizer, Tokenizer, open};
 pub use network::{Head, SeedConfig, SeedNetwork};

@@ -71,7 +71,8 @@ pub(super) fn train<A: TrainBackend>(
         if step % RESTART_EVERY == 0 && step <= restart_until {
             let current = frozen(&model).network;
             // Scenes of their own, far from those of any step.
-            let sample = scenes.scenes(usize::MAX / RESTART_SCENES / 2 + step, RESTART_SCENES, 1);
+            let first = u64::MAX / 2 + (step * RESTART_SCENES) as u64;
+            let sample = scenes.scenes_from(first, RESTART_SCENES);
             let latents = current.quantizer.latents(current.causal_embeddings(scenes.pixels(&sample, device)));
             model.network.quantizer = restart(model.network.quantizer, latents, scenes.seed ^ step as u64, step == 0);
         }

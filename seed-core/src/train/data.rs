@@ -39,6 +39,12 @@ impl SceneData {
             .collect()
     }
 
+    /// `count` scenes from the index `first` on.
+    pub(super) fn scenes_from(&self, first: u64, count: usize) -> Vec<Scene> {
+        let indices = (first..first + count as u64).into_par_iter();
+        indices.map(|index| Scene::sample(self.seed, index, Split::Train)).collect()
+    }
+
     /// Normalized pixels `[scenes, 3, size, size]`.
     pub(super) fn pixels<B: Backend>(&self, scenes: &[Scene], device: &B::Device) -> Tensor<B, 4> {
         pixels(scenes, &Preprocessor::new(self.image_size as u32, Preset::Seed), device)

@@ -5,6 +5,8 @@
 //! | vision | `vision` | vision transformer, text tower | |
 //! | 1 | `causal` | causal Q-Former | vision transformer, text tower |
 //! | 2 | `codebook` | codebook, detokenizer | the above |
+//! | vae | `vae` | autoencoder | |
+//! | decoder | `decoder` | UNet | all of the above |
 //!
 //! Every step's batch follows from the recipe's seed and the step's number, so a run that was interrupted continues with
 //! the batches of one that was not.
@@ -12,28 +14,33 @@
 mod causal;
 mod codebook;
 mod data;
+mod decoder;
+mod export;
 mod model;
 mod objective;
 mod recipe;
 mod run;
+mod vae;
 mod vision;
 
+use std::path::PathBuf;
+
+use burn::backend::Autodiff;
+use burn_flex::Flex;
+
 pub use model::TrainModel;
-pub use recipe::{Recipe, TextSizes};
+pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use run::{Plan, Session, StepReport, TrainBackend};
 
-use crate::error::Result;
+use crate::{device::Device, error::Result};
 
-/// Runs every stage of a recipe in `session`'s folder, or what of it is not done yet.
+/// Runs every stage of a recipe in `session`'s folder, or what of it is not done yet, and writes the model as the bundle
+/// `bundle` in that folder, in half precision.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
 /// [`Error::Diverged`](crate::Error::Diverged); reading and writing.
-pub fn train<A: TrainBackend>(
-    recipe: &Recipe,
-    session: &mut Session<'_>,
-    device: &A::Device,
-) -> Result<TrainModel<A::InnerBackend>> {
+pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device: &A::Device) -> Result<PathBuf> {
     A::seed(device, recipe.seed);
     let text = recipe.text();
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
@@ -41,5 +48,28 @@ pub fn train<A: TrainBackend>(
     let model = vision::train(&recipe.vision, &scenes, &text, model, session, device)?;
     let model = causal::train(&recipe.stage1, &scenes, &text, model, session, device)?;
     let model = codebook::train(&recipe.stage2, &scenes, model, session, device)?;
-    Ok(model::frozen(&model))
+    let model = model::frozen(&model);
+    let (vae_config, vae) = vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
+    let unet_config = recipe.unet();
+    let inputs = decoder::Inputs::<A> {
+        unet: &unet_config,
+        vae_config: &vae_config,
+        vae: &vae,
+        model: &model,
+        pool: recipe.diffusion.pool,
+    };
+    let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
+    let bundle = session.folder.join("bundle");
+    export::write(recipe, &bundle, &model, export::Parts { vae_config, vae, unet_config, unet }, device)?;
+    Ok(bundle)
+}
+
+/// As [`train`], on the autodiff form of a device's backend.
+///
+/// # Errors
+/// As [`train`].
+pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result<PathBuf> {
+    match device {
+        Device::Cpu => train::<Autodiff<Flex>>(recipe, session, &Default::default()),
+    }
 }

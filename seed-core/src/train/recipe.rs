@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     contrast::ContrastConfig,
+    diffusion::{
+        UNetConfig, VaeConfig,
+        unet::{ClassEmbedding, DownBlockType, Heads, UpBlockType},
+    },
     error::{Error, Result},
     scenes,
     tokenizer::SeedConfig,
@@ -31,6 +35,40 @@ pub struct Recipe {
     pub stage1: Plan,
     /// Codebook and detokenizer.
     pub stage2: Plan,
+    /// The autoencoder between pixels and latents.
+    pub vae: Plan,
+    /// The UNet.
+    pub decoder: Plan,
+    /// Sizes of the diffusion decoder.
+    pub diffusion: DiffusionSizes,
+}
+
+/// Sizes of the diffusion decoder; the kinds of its blocks follow from them, see [`Recipe::unet`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionSizes {
+    /// Channels of each level of the autoencoder, from the image inwards.
+    pub vae_channels: Vec<usize>,
+    /// Residual blocks of an encoder level; one more in the decoder.
+    pub vae_layers: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Channels of each level of the UNet. The last level has no attention.
+    pub unet_channels: Vec<usize>,
+    /// Residual blocks of a level on the way down; one more on the way up.
+    pub unet_layers: usize,
+    /// Features of an attention head.
+    pub head_dim: usize,
+    /// Groups of every group normalization.
+    pub groups: usize,
+    /// Features of the context, which is zeros: nothing is said in words.
+    pub context: usize,
+    /// Scenes that the UNet learns from.
+    pub pool: usize,
+    /// Sampling steps that the bundle decodes with unless told otherwise.
+    pub steps: usize,
+    /// Guidance that the bundle decodes with unless told otherwise.
+    pub guidance: f64,
 }
 
 /// Sizes of the text tower; the words come from the data.
@@ -73,7 +111,54 @@ impl Recipe {
                 recipe.model.generation_dim, recipe.contrast.embed_dim
             )));
         }
+        if recipe.diffusion.unet_channels.is_empty() || recipe.diffusion.head_dim == 0 || recipe.diffusion.pool == 0 {
+            return Err(fail("diffusion.unet_channels, head_dim and pool must not be empty or 0".to_owned()));
+        }
+        recipe.vae().check().map_err(&fail)?;
+        recipe.unet().check().map_err(&fail)?;
+        recipe.text().validate(file)?;
         Ok(recipe)
+    }
+
+    /// Sizes of the autoencoder.
+    pub fn vae(&self) -> VaeConfig {
+        let sizes = &self.diffusion;
+        let config = VaeConfig::sized(&sizes.vae_channels, sizes.vae_layers, sizes.groups);
+        VaeConfig { latent_channels: sizes.latent_channels, ..config }
+    }
+
+    /// Sizes of the UNet: transformers on every level but the last, as in Stable Diffusion 2.
+    pub fn unet(&self) -> UNetConfig {
+        let sizes = &self.diffusion;
+        let plain = sizes.unet_channels.len() - 1;
+        let levels = 0..sizes.unet_channels.len();
+        UNetConfig {
+            sample_size: self.model.image_size / self.vae().shrink(),
+            in_channels: sizes.latent_channels,
+            out_channels: sizes.latent_channels,
+            down_block_types: levels
+                .clone()
+                .map(|level| match level == plain {
+                    true => DownBlockType::DownBlock2D,
+                    false => DownBlockType::CrossAttnDownBlock2D,
+                })
+                .collect(),
+            up_block_types: levels
+                .map(|level| match level == 0 {
+                    true => UpBlockType::UpBlock2D,
+                    false => UpBlockType::CrossAttnUpBlock2D,
+                })
+                .collect(),
+            attention_head_dim: Heads::Each(sizes.unet_channels.iter().map(|c| c / sizes.head_dim).collect()),
+            block_out_channels: sizes.unet_channels.clone(),
+            layers_per_block: sizes.unet_layers,
+            cross_attention_dim: sizes.context,
+            use_linear_projection: true,
+            class_embed_type: Some(ClassEmbedding::Projection),
+            projection_class_embeddings_input_dim: Some(2 * self.model.generation_dim),
+            norm_num_groups: sizes.groups,
+            norm_eps: 1e-5,
+        }
     }
 
     /// The text tower's configuration for captions of scenes.

@@ -21,6 +21,9 @@ use crate::{
     nn::SeedBackend,
 };
 
+/// File of a finished stage.
+const FINISHED: &str = "model.bin";
+
 /// An autodiff backend whose inner backend runs the models too.
 pub trait TrainBackend: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend {}
 
@@ -111,9 +114,8 @@ where
     let device = model.devices().first().cloned().unwrap_or_default();
     let folder = session.folder.join(name);
     std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
-    let finished = folder.join("model.bin");
-    if finished.exists() {
-        return Ok(model.load_record(read_record::<A, _>(&finished, &device)?));
+    if let Some(model) = finished(name, session, model.clone(), &device)? {
+        return Ok(model);
     }
     let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
     let checkpoint = folder.join("checkpoint.bin");
@@ -156,9 +158,23 @@ where
             return Err(Error::Interrupted);
         }
     }
-    write_record::<A, _>(&finished, model.clone().into_record())?;
+    write_record::<A, _>(&folder.join(FINISHED), model.clone().into_record())?;
     let _ = std::fs::remove_file(&checkpoint); // superseded by the finished model
     Ok(model)
+}
+
+/// The model of a stage that was finished, if it was; `like` gives its shape.
+pub(super) fn finished<A: TrainBackend, M: AutodiffModule<A>>(
+    name: &str,
+    session: &Session<'_>,
+    like: M,
+    device: &A::Device,
+) -> Result<Option<M>> {
+    let path = session.folder.join(name).join(FINISHED);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(like.load_record(read_record::<A, _>(&path, device)?)))
 }
 
 /// One number out of a tensor of one element.

@@ -1,0 +1,119 @@
+//! Stage "decoder": the UNet on latents, told what to draw by a generation embedding (arXiv 2204.06125; v-prediction of
+//! arXiv 2202.00512; dropped conditions of arXiv 2207.12598).
+//!
+//! Latents and embeddings of a pool of scenes are computed once, the steps draw from the pool. Half of the conditions are
+//! image embeddings, half are what the detokenizer makes of the scene's codes, because that is what decoding gives it.
+//! One in ten is dropped: zeros, as guidance uses.
+
+use burn::{
+    module::AutodiffModule,
+    tensor::{Int, Tensor, TensorData},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    contrast::generation_target,
+    diffusion::{
+        UNet, UNetConfig, Vae, VaeConfig,
+        image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL},
+        schedule::{NoiseSchedule, NoiseScheduleConfig},
+    },
+    error::Result,
+};
+
+use super::{
+    data::SceneData,
+    model::TrainModel,
+    objective::squared_error,
+    run::{Output, Plan, Session, TrainBackend, optimise},
+    vae::normals,
+};
+
+/// Share of the conditions that are dropped.
+const DROPPED: f64 = 0.1;
+/// Share of the conditions that come from codes.
+const FROM_CODES: f64 = 0.5;
+/// Scenes that are encoded at a time.
+const AT_ONCE: usize = 64;
+
+/// What the stage needs of the ones before.
+pub(super) struct Inputs<'a, A: TrainBackend> {
+    pub(super) unet: &'a UNetConfig,
+    pub(super) vae_config: &'a VaeConfig,
+    pub(super) vae: &'a Vae<A::InnerBackend>,
+    pub(super) model: &'a TrainModel<A::InnerBackend>,
+    pub(super) pool: usize,
+}
+
+/// Latents `[pool, channels, size, size]` of standard deviation 1, and the two kinds of condition `[pool, dim]`.
+struct Pool<A: TrainBackend> {
+    latents: Tensor<A::InnerBackend, 4>,
+    image: Tensor<A::InnerBackend, 2>,
+    codes: Tensor<A::InnerBackend, 2>,
+}
+
+pub(super) fn train<A: TrainBackend>(
+    plan: &Plan,
+    inputs: &Inputs<'_, A>,
+    scenes: &SceneData,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<UNet<A::InnerBackend>> {
+    if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
+        return Ok(unet.valid());
+    }
+    let pool = pool::<A>(inputs, scenes, device);
+    let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
+    let [_, channels, size, _] = pool.latents.dims();
+    let [_, dim] = pool.image.dims();
+    let noising = ImageNoise {
+        normalizer: ImageNormalizer::<A::InnerBackend>::identity(dim, device),
+        schedule: NoiseSchedule::new(&NoiseScheduleConfig::unclip_embedding()),
+    };
+    let context = Tensor::<A, 3>::zeros([plan.batch, 1, inputs.unet.cross_attention_dim], device);
+    let step = |unet: &UNet<A>, step: usize| {
+        let mut random = ChaCha8Rng::seed_from_u64(scenes.seed ^ 0x6465_636f_6465_7200); // "decoder"
+        random.set_stream(step as u64);
+        let batch = plan.batch;
+        let mut draw =
+            |low: usize, high: usize| -> Vec<usize> { (0..batch).map(|_| random.random_range(low..high)).collect() };
+        let picks: Vec<i64> = draw(0, inputs.pool).into_iter().map(|i| i as i64).collect();
+        let timesteps = draw(0, schedule.timesteps());
+        let mut mask = |share: f64| {
+            let values: Vec<f32> = (0..batch).map(|_| f32::from(random.random_bool(share))).collect();
+            Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device)
+        };
+        let (from_codes, kept) = (mask(FROM_CODES), mask(1.0 - DROPPED));
+        let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), device);
+        let image = pool.image.clone().select(0, picks.clone());
+        let codes = pool.codes.clone().select(0, picks.clone());
+        let condition = image.clone() + (codes - image) * from_codes;
+        let noise = |kind: u64, shape: [usize; 2]| normals(scenes.seed, step as u64 * 2 + kind, shape, device);
+        let labels = noising.class_labels(condition, noise(0, [batch, dim]), NOISE_LEVEL) * kept;
+        let noise = noise(1, [batch, channels * size * size]).reshape([batch, channels, size, size]);
+        let clean = pool.latents.clone().select(0, picks);
+        let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
+        let target = schedule.velocity(clean, noise, &timesteps);
+        let labels = Some(Tensor::from_inner(labels));
+        let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context.clone(), labels);
+        Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
+    };
+    Ok(optimise("decoder", plan, session, inputs.unet.init::<A>(device), step, |unet, _| unet)?.valid())
+}
+
+fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A::Device) -> Pool<A> {
+    let network = &inputs.model.network;
+    let (mut latents, mut image, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+    for first in (0..inputs.pool).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(inputs.pool - first);
+        let batch = scenes.scenes_from((usize::MAX / 8 + first) as u64, count);
+        let mean = inputs.vae.encode(scenes.signed_pixels(&batch, device)).0;
+        latents.push(mean * inputs.vae_config.scaling_factor);
+        let features = network.features(scenes.pixels(&batch, device));
+        image.push(generation_target(inputs.model.contrast.image(features.clone())));
+        let causal = network.causal.forward_causal(features);
+        codes.push(network.generation(network.quantizer.nearest(network.quantizer.latents(causal))));
+    }
+    Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) }
+}

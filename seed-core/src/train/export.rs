@@ -1,0 +1,63 @@
+//! What was trained, as a bundle.
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+
+use crate::{
+    checkpoint::Dtype,
+    diffusion::{
+        UNet, UNetConfig, UnClip, Vae, VaeConfig,
+        image_noise::{ImageNoise, ImageNormalizer},
+        pndm::{Pndm, PndmConfig, Prediction},
+        schedule::{NoiseSchedule, NoiseScheduleConfig},
+    },
+    error::Result,
+    nn::SeedBackend,
+    pixels::Preset,
+    tokenizer::{BundleConfig, DECODER, DecodeDefaults, FORMAT},
+};
+
+use super::{Recipe, TrainModel};
+
+/// The decoder's parts.
+pub(super) struct Parts<B: SeedBackend> {
+    pub(super) vae_config: VaeConfig,
+    pub(super) vae: Vae<B>,
+    pub(super) unet_config: UNetConfig,
+    pub(super) unet: UNet<B>,
+}
+
+pub(super) fn write<B: SeedBackend>(
+    recipe: &Recipe,
+    folder: &Path,
+    model: &TrainModel<B>,
+    parts: Parts<B>,
+    device: &B::Device,
+) -> Result<()> {
+    let sampler = PndmConfig::stable_diffusion(Prediction::VPrediction);
+    let noising = NoiseScheduleConfig::unclip_embedding();
+    let decoder = UnClip {
+        empty_prompt: Tensor::zeros([1, 1, parts.unet_config.cross_attention_dim], device),
+        unet_config: parts.unet_config,
+        unet: parts.unet,
+        vae_config: parts.vae_config,
+        vae: parts.vae,
+        image_noise: ImageNoise {
+            normalizer: ImageNormalizer::identity(recipe.model.generation_dim, device),
+            schedule: NoiseSchedule::new(&noising),
+        },
+        sampler: Pndm::new(&sampler),
+    };
+    decoder.save(&folder.join(DECODER), &sampler, &noising, Dtype::F16)?;
+    let config = BundleConfig {
+        format: FORMAT,
+        name: recipe.name.clone(),
+        provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
+        preprocess: Preset::Seed,
+        decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
+        model: recipe.model.clone(),
+        contrast: Some(recipe.text()),
+    };
+    config.save(folder, &model.network, Some(&model.contrast), Dtype::F16)
+}

@@ -1,0 +1,61 @@
+//! Stage "vae": the autoencoder between pixels and latents (arXiv 2112.10752, section 3.1).
+//!
+//! Mean absolute error of the pixels and a slight pull of the latents towards a standard normal. Differences from Stable
+//! Diffusion's training: no perceptual and no adversarial loss. Afterwards `scaling_factor` is set so that latents have
+//! the standard deviation 1.
+
+use burn::{
+    module::AutodiffModule,
+    tensor::{Tensor, TensorData},
+};
+
+use crate::{
+    diffusion::{Vae, VaeConfig, random::ImageRandom},
+    error::Result,
+    nn::SeedBackend,
+};
+
+use super::{
+    data::SceneData,
+    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+};
+
+/// Weight of the divergence from a standard normal.
+const DIVERGENCE: f64 = 1e-5;
+/// Scenes that the latents' standard deviation is measured on.
+const MEASURED: usize = 256;
+
+pub(super) fn train<A: TrainBackend>(
+    plan: &Plan,
+    config: &VaeConfig,
+    scenes: &SceneData,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<(VaeConfig, Vae<A::InnerBackend>)> {
+    let step = |vae: &Vae<A>, step: usize| {
+        let images = scenes.signed_pixels::<A>(&scenes.scenes(step, plan.batch, 1), device);
+        let (mean, log_variance) = vae.encode(images.clone());
+        let noise = normals(scenes.seed, step as u64, mean.dims(), device);
+        let latents = mean.clone() + (log_variance.clone() * 0.5).exp() * noise;
+        let pixels = (vae.decode(latents) - images).abs().mean();
+        let divergence = (mean.powi_scalar(2) + log_variance.clone().exp() - log_variance - 1.0).mean() * 0.5;
+        let metrics = vec![("pixels", scalar(pixels.clone())), ("divergence", scalar(divergence.clone()))];
+        Ok(Output { loss: pixels + divergence * DIVERGENCE, metrics })
+    };
+    let vae = optimise("vae", plan, session, config.init::<A>(device), step, |vae, _| vae)?.valid();
+    let sample = scenes.scenes_from(u64::MAX / 4, MEASURED);
+    let latents = sample.chunks(32).map(|part| vae.encode(scenes.signed_pixels(part, device)).0).collect();
+    let deviation = scalar(Tensor::cat(latents, 0).flatten::<1>(0, 3).var(0)).sqrt();
+    Ok((VaeConfig { scaling_factor: 1.0 / deviation, ..config.clone() }, vae))
+}
+
+/// Standard normal numbers of a stream of their own.
+pub(super) fn normals<B: SeedBackend, const D: usize>(
+    seed: u64,
+    stream: u64,
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let values = ImageRandom::new(seed, stream).normals(shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
