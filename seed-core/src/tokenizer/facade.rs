@@ -2,7 +2,7 @@
 //!
 //! [`open`] gives a [`SeedTokenizer`], which hides the backend; [`Tokenizer`] is what stands behind it, for programs that
 //! chose theirs when they were compiled. Batches of any size are split so that memory stays bounded, which changes no
-//! result.
+//! code and no embedding.
 
 use std::{
     ops::ControlFlow,
@@ -88,6 +88,13 @@ pub trait SeedTokenizer: Send + Sync {
     /// [`Error::Argument`] for an image of another size.
     fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes>;
 
+    /// How this model's images are decoded best: what [`decode`](Self::decode) is called with unless the user says
+    /// otherwise.
+    fn decode_options(&self) -> DecodeOptions {
+        let own = self.config().decode;
+        DecodeOptions { steps: own.steps, guidance: own.guidance, ..DecodeOptions::default() }
+    }
+
     /// Codes -> images of the decoder's size. The first image has the index 0: as
     /// [`decode_with`](Self::decode_with).
     ///
@@ -100,7 +107,8 @@ pub trait SeedTokenizer: Send + Sync {
     /// Codes -> images of the decoder's size.
     ///
     /// `negative` holds codes to move away from, as many as `codes` or one for all. Image `i` draws its random numbers
-    /// under the index `first_index + i`: the same seed, index and codes give the same image whatever the batch.
+    /// under the index `first_index + i`: the same seed, index and codes give the same image whatever the batch,
+    /// up to rounding.
     ///
     /// # Errors
     /// [`Error::MissingPart`] without a decoder, and whatever is wrong with its files; [`Error::CodeCount`] and
@@ -115,7 +123,7 @@ pub trait SeedTokenizer: Send + Sync {
         progress: Progress<'_>,
     ) -> Result<Vec<RgbImage>>;
 
-    /// Whether there is a decoder, and what it makes: height and width of the images. Reads it.
+    /// Height and width of decoded images; none without a decoder. Reads the decoder.
     ///
     /// # Errors
     /// Whatever is wrong with its files.

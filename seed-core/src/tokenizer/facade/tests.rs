@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     scenes::{self, Scene, Split},
-    tokenizer::{FORMAT, SeedConfig},
+    tokenizer::{DecodeDefaults, FORMAT, SeedConfig},
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
@@ -14,6 +14,7 @@ fn config(contrast: Option<ContrastConfig>) -> BundleConfig {
         name: "test".to_owned(),
         provenance: "random".to_owned(),
         preprocess: Preset::Seed,
+        decode: DecodeDefaults { steps: 3, guidance: 2.0 },
         model: Files::folder(format!("{GOLDEN}/seed2-mlp")).json::<SeedConfig>("config.json").unwrap(),
         contrast,
     }
@@ -78,6 +79,9 @@ fn splitting_a_batch_changes_no_code() {
     assert!(error.contains("3 * 56 * 56"), "{error}");
 }
 
+/// Largest difference between batches, in levels of 255: products of one row and of several round differently.
+const BATCH_TOLERANCE: u8 = 1;
+
 #[test]
 fn an_image_depends_on_its_index_and_not_on_its_batch() {
     let (_folder, tokenizer) = golden();
@@ -89,12 +93,15 @@ fn an_image_depends_on_its_index_and_not_on_its_batch() {
         ControlFlow::Continue(())
     };
     let last = tokenizer.decode_with(&codes.slice(2..3), None, 2, &FAST, &mut watch).unwrap();
-    assert_eq!(together[2..], last[..]);
+    let levels = together[2].as_raw().iter().zip(last[0].as_raw());
+    let difference = levels.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(difference <= BATCH_TOLERANCE, "differs by {difference} levels");
     assert_eq!(seen.last(), Some(&(3, 3)));
+    assert_eq!(tokenizer.decode_options(), DecodeOptions { steps: 3, guidance: 2.0, seed: 0 });
     assert_eq!(tokenizer.decoded_size().unwrap(), Some(together[0].width() as usize));
     let negative =
         tokenizer.decode_with(&codes, Some(&codes.slice(0..1)), 0, &FAST, &mut |_, _| ControlFlow::Continue(()));
-    assert_ne!(negative.unwrap(), together);
+    assert!(negative.unwrap() != together);
 }
 
 #[test]
