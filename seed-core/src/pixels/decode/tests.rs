@@ -1,0 +1,164 @@
+//! Golden files against Pillow, refusals, and bytes that are damaged at random.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::super::{Filter, resize};
+use super::*;
+
+/// Size of the squashed golden images.
+const SIZE: u32 = 224;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/preprocess").join(name)
+}
+
+/// Every golden file with pixels: name and bytes.
+fn files() -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(golden(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("bad-") && !name.ends_with(".safetensors"))
+        .map(|name| (name.clone(), std::fs::read(golden(&name)).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+fn message(bytes: &[u8]) -> String {
+    decode(bytes, "cat.jpg", &Limits::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn every_golden_file_equals_pillow_bit_for_bit() {
+    let cases = std::fs::read(golden("cases.safetensors")).unwrap();
+    let cases = SafeTensors::deserialize(&cases).unwrap();
+    let files = files();
+    assert_eq!(cases.len(), 3 * files.len());
+    for (name, _) in files {
+        let image = open(&golden(&name), &Limits::default()).unwrap();
+        let equal = |kind: &str, image: &RgbImage| {
+            let expected = cases.tensor(&format!("{name}.{kind}")).unwrap();
+            assert_eq!(expected.shape(), [image.height() as usize, image.width() as usize, 3], "{name}.{kind}");
+            let different = expected.data().iter().zip(image.as_raw()).filter(|(a, b)| a != b).count();
+            assert_eq!(different, 0, "bytes of {name}.{kind} that differ");
+        };
+        equal("rgb", &image);
+        equal("bicubic", &resize(&image, SIZE, SIZE, Filter::Bicubic));
+        equal("bilinear", &resize(&image, SIZE, SIZE, Filter::Bilinear));
+    }
+}
+
+#[test]
+fn what_is_no_whole_image_is_refused_with_the_reason() {
+    let bad = |name: &str| message(&std::fs::read(golden(name)).unwrap());
+    let empty = bad("bad-empty.jpg");
+    assert!(empty.contains("cat.jpg") && empty.contains("is empty"), "{empty}");
+    let text = bad("bad-text.png");
+    assert!(text.contains("not an image") && text.contains("accepted formats are PNG, JPEG"), "{text}");
+    let cut = bad("bad-truncated.jpg");
+    assert!(cut.contains("cut off"), "{cut}");
+    let missing = open(&golden("missing.png"), &Limits::default()).unwrap_err();
+    assert!(matches!(missing, Error::Read { .. }), "{missing}");
+}
+
+#[test]
+fn every_file_that_lacks_its_last_half_is_refused() {
+    for (name, bytes) in files() {
+        assert!(decode(&bytes[..bytes.len() / 2], &name, &Limits::default()).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_end_marker_is_refused_as_by_pillow() {
+    for name in ["photo-420.jpg", "progressive.jpg", "gray.jpg", "cmyk.jpg"] {
+        let bytes = std::fs::read(golden(name)).unwrap();
+        let cut = message(&bytes[..bytes.len() - 2]);
+        assert!(cut.contains("cut off"), "{name}: {cut}");
+    }
+}
+
+/// A file of each format whose header announces 60,000 x 60,000 pixels (WebP: 16,000 x 16,000, its largest is 16,383).
+fn giants() -> Vec<(&'static str, Vec<u8>)> {
+    let side = 60_000_u32;
+    let mut png = std::fs::read(golden("exact.png")).unwrap();
+    png[16..20].copy_from_slice(&side.to_be_bytes());
+    png[20..24].copy_from_slice(&side.to_be_bytes());
+    let crc = { crc32(&png[12..29]) };
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    let mut jpeg = std::fs::read(golden("photo-420.jpg")).unwrap();
+    let frame = jpeg.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0xea, 0x60, 0xea, 0x60]);
+    let mut gif = std::fs::read(golden("frames.gif")).unwrap();
+    gif[6..10].copy_from_slice(&[0x60, 0xea, 0x60, 0xea]);
+    let mut bmp = std::fs::read(golden("plain.bmp")).unwrap();
+    bmp[18..22].copy_from_slice(&side.to_le_bytes());
+    bmp[22..26].copy_from_slice(&side.to_le_bytes());
+    let mut webp = std::fs::read(golden("lossy.webp")).unwrap();
+    let start = webp.windows(3).position(|code| code == [0x9d, 0x01, 0x2a]).unwrap();
+    webp[start + 3..start + 7].copy_from_slice(&[0x80, 0x3e, 0x80, 0x3e]);
+    let mut tiff = b"II*\0\x08\0\0\0\x02\0".to_vec();
+    for tag in [256_u16, 257] {
+        tiff.extend_from_slice(&tag.to_le_bytes());
+        tiff.extend_from_slice(&[4, 0, 1, 0, 0, 0]);
+        tiff.extend_from_slice(&side.to_le_bytes());
+    }
+    vec![("png", png), ("jpeg", jpeg), ("gif", gif), ("bmp", bmp), ("webp", webp), ("tiff", tiff)]
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
+
+#[test]
+fn giants_are_refused_at_their_header() {
+    for (format, bytes) in giants() {
+        let start = std::time::Instant::now();
+        let error = decode(&bytes, format, &Limits::default()).unwrap_err();
+        assert!(matches!(error, Error::ImageTooLarge { .. }), "{format}: {error}");
+        assert!(start.elapsed().as_millis() < 100, "{format} took {:?}", start.elapsed());
+    }
+    let bytes = std::fs::read(golden("wide.png")).unwrap();
+    assert!(decode(&bytes, "wide.png", &Limits { max_pixels: 320 * 180 }).is_ok());
+    assert!(decode(&bytes, "wide.png", &Limits { max_pixels: 320 * 180 - 1 }).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Any damage to any golden file gives an image or an error, never a panic.
+    #[test]
+    fn damaged_files_never_panic(
+        file in any::<prop::sample::Index>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 0..6),
+        front in any::<bool>(),
+    ) {
+        let files = files();
+        let (name, mut bytes) = files[file.index(files.len())].clone();
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()).max(1));
+        }
+        for (place, mask) in flips {
+            // Half of the cases damage headers.
+            let reach = if front { bytes.len().min(200) } else { bytes.len() };
+            bytes[place.index(reach)] ^= mask;
+        }
+        let _ = decode(&bytes, &name, &Limits { max_pixels: 1 << 22 });
+    }
+
+    /// Bytes behind a signature that lead nowhere.
+    #[test]
+    fn noise_never_panics(which in 0_usize..8, mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let signatures: [&[u8]; 8] = [
+            b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x80\x01\0\0WEBPVP8 ", b"RIFF\x80\x01\0\0WEBPVP8L", b"GIF89a",
+            b"BM", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08",
+        ];
+        bytes.splice(0..0, signatures[which].iter().copied());
+        let _ = decode(&bytes, "noise", &Limits { max_pixels: 1 << 22 });
+    }
+}
