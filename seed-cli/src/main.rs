@@ -1,20 +1,83 @@
 //! `seed`: images to tokens and back, from the command line.
-use std::sync::atomic::{AtomicBool, Ordering};
-static STOP: AtomicBool = AtomicBool::new(false);
-fn main() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
-    let args: Vec<String> = std::env::args().collect();
-    let recipe = seed_core::train::Recipe::read(args[1].as_ref())?;
-    let mut report = |r: &seed_core::train::StepReport| {
-        if r.step % 10 == 0 || r.step < 5 {
-            println!(
-                "{} {}/{} loss {:.4} lr {:.2e} {:.1} img/s {:?}",
-                r.stage, r.step, r.steps, r.loss, r.learning_rate, r.images_per_second, r.metrics
-            );
+//!
+//! Arguments become validated options, options become one call of `seed_core`. Data goes to standard output, everything
+//! else to standard error.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done, or whoever read the output had enough |
+//! | 1 | an error |
+//! | 2 | wrong usage |
+//! | 3 | done, but some images failed |
+//! | 130 | interrupted; what was finished is kept |
+
+mod decode;
+mod encode;
+mod input;
+mod inspect;
+mod interrupt;
+mod lines;
+mod names;
+mod options;
+mod outcome;
+mod progress;
+mod reconstruct;
+mod scenes;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use options::Global;
+use outcome::Outcome;
+
+/// Tensors are large, and there are thousands a second: glibc maps and unmaps memory for each, which costs a fifth of the
+/// time of training.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Turns an image into 32 discrete tokens that read left to right like words, and such tokens back into an image.
+#[derive(Parser)]
+#[command(name = "seed", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Encode(encode::Args),
+    Decode(decode::Args),
+    Reconstruct(reconstruct::Args),
+    Scenes(scenes::Args),
+    Train(train::Args),
+    Inspect(inspect::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { command, global } = Cli::parse();
+    match run(command, &global) {
+        Ok(outcome) => outcome.code(),
+        Err(error) if outcome::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            outcome::report(&error);
+            Outcome::Failed.code()
         }
-    };
-    let mut session = seed_core::train::Session { folder: args[2].clone().into(), stop: &STOP, report: &mut report };
-    type A = burn::backend::Autodiff<burn_flex::Flex>;
-    seed_core::train::train::<A>(&recipe, &mut session, &Default::default())?;
-    Ok(())
+    }
+}
+
+fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
+    interrupt::listen()?;
+    global.use_threads()?;
+    match command {
+        Command::Encode(args) => encode::run(&args, global),
+        Command::Decode(args) => decode::run(&args, global),
+        Command::Reconstruct(args) => reconstruct::run(&args, global),
+        Command::Scenes(args) => scenes::run(&args, global),
+        Command::Train(args) => train::run(&args, global),
+        Command::Inspect(args) => inspect::run(&args, global),
+    }
 }

@@ -2,7 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::error::{Error, Result};
+use burn_flex::Flex;
+
+use crate::{
+    error::{Error, Result},
+    nn::SeedBackend,
+};
 
 /// The device that a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,22 @@ impl Device {
     pub fn available() -> &'static [&'static str] {
         &["cpu"]
     }
+
+    /// Runs `task` on the backend of this device, in `dtype`.
+    pub(crate) fn run<T: OnBackend>(self, dtype: DType, task: T) -> T::Output {
+        match (self, dtype) {
+            (Self::Cpu, DType::F32) => task.run::<Flex>(Default::default()),
+        }
+    }
+}
+
+/// Work that any backend can do; [`Device::run`] chooses which.
+pub(crate) trait OnBackend {
+    /// What the work results in.
+    type Output;
+
+    /// Does the work on the backend `B`.
+    fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output;
 }
 
 impl fmt::Display for Device {

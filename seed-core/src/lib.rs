@@ -44,4 +44,7 @@ pub mod scenes;
 pub mod train;
 
 pub use codes::Codes;
+pub use device::{DType, Device};
+pub use diffusion::DecodeOptions;
 pub use error::{Error, Result};
+pub use tokenizer::{Model, SeedTokenizer, open};

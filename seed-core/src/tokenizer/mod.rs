@@ -1,9 +1,13 @@
 //! Steps 1 to 6 composed.
 //!
-//! [`SeedNetwork`] holds steps 2 to 5 as one module with the key table of the released checkpoints.
+//! [`SeedNetwork`] holds steps 2 to 5 as one module with the key table of the released checkpoints, a [`Model`]'s folder
+//! is described by its [`BundleConfig`], and [`open`] makes of it a [`SeedTokenizer`], which goes from images to codes
+//! and back.
 
 mod bundle;
+mod facade;
 mod network;
 
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
+pub use facade::{Embeddings, Part, Progress, SeedTokenizer, Tokenizer, open};
 pub use network::{Head, SeedConfig, SeedNetwork};

@@ -23,7 +23,7 @@ mod run;
 mod vae;
 mod vision;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 use burn_flex::Flex;
@@ -72,4 +72,11 @@ pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result
     match device {
         Device::Cpu => train::<Autodiff<Flex>>(recipe, session, &Default::default()),
     }
+}
+
+/// Whether a run has begun in `folder`, which [`run()`] would go on with.
+pub fn has_begun(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let marks = [run::FINISHED, run::CHECKPOINT, run::METRICS];
+    entries.flatten().any(|stage| marks.iter().any(|mark| stage.path().join(mark).is_file()))
 }

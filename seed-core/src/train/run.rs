@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// File of a finished stage.
-const FINISHED: &str = "model.bin";
+pub(super) const FINISHED: &str = "model.bin";
+/// File of a stage that is not finished.
+pub(super) const CHECKPOINT: &str = "checkpoint.bin";
+/// A stage's reports, one JSON object a line.
+pub(super) const METRICS: &str = "metrics.jsonl";
 
 /// An autodiff backend whose inner backend runs the models too.
 pub trait TrainBackend: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend {}
@@ -118,7 +122,7 @@ where
         return Ok(model);
     }
     let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
-    let checkpoint = folder.join("checkpoint.bin");
+    let checkpoint = folder.join(CHECKPOINT);
     let mut start = 0;
     if checkpoint.exists() {
         let (weights, moments, done): (M::Record, _, usize) = read_record::<A, _>(&checkpoint, &device)?;
@@ -126,7 +130,7 @@ where
         optimizer = optimizer.load_record(moments);
         start = done;
     }
-    let mut log = MetricsLog::open(&folder.join("metrics.jsonl"), start)?;
+    let mut log = MetricsLog::open(&folder.join(METRICS), start)?;
     let clock = Instant::now();
     for index in start..plan.steps {
         let learning_rate = plan.learning_rate_at(index);

@@ -1,0 +1,73 @@
+//! Progress on standard error, when that is a terminal. No colours, so there is nothing that `NO_COLOR` must switch off.
+
+use std::{
+    io::{IsTerminal as _, stderr},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::options::Global;
+
+/// A bar, or nothing.
+pub(crate) struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// A bar over `total` of `what`.
+    pub(crate) fn new(total: usize, what: &str, global: &Global) -> Self {
+        if global.quiet || !stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(total as u64);
+        let template = "{bar:24} {pos}/{len} {prefix}  {elapsed} (eta {eta})  {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self(Some(bar))
+    }
+
+    /// Counts `count` more.
+    pub(crate) fn advance(&self, count: usize) {
+        self.with(|bar| bar.inc(count as u64));
+    }
+
+    /// Starts from `done`, so that the estimate of the remaining time leaves it out.
+    pub(crate) fn start_from(&self, done: usize) {
+        self.with(|bar| {
+            bar.set_position(done as u64);
+            bar.reset_eta();
+        });
+    }
+
+    /// Moves to `done`.
+    pub(crate) fn set(&self, done: usize) {
+        self.with(|bar| bar.set_position(done as u64));
+    }
+
+    /// Says something beside the bar.
+    pub(crate) fn message(&self, text: String) {
+        self.with(|bar| bar.set_message(text));
+    }
+
+    /// Writes to the terminal while the bar is out of the way.
+    pub(crate) fn suspend<R>(&self, write: impl FnOnce() -> R) -> R {
+        match &self.0 {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn with(&self, act: impl FnOnce(&ProgressBar)) {
+        if let Some(bar) = &self.0 {
+            act(bar);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.with(ProgressBar::finish_and_clear);
+    }
+}

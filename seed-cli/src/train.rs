@@ -1,0 +1,130 @@
+//! `seed train`: a recipe -> a model bundle.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::bail;
+use seed_core::{
+    Device, Error,
+    train::{self, Recipe, Session, StepReport},
+};
+
+use crate::{
+    interrupt,
+    options::Global,
+    outcome::{Outcome, is_broken_pipe},
+    progress::Progress,
+};
+
+/// Steps between two lines of `--verbose`.
+const STEPS_A_LINE: usize = 10;
+
+/// Train a model by a recipe.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Checkpoints and what was measured at each step are kept in the run's folder. Ctrl-C stops after the step
+at hand, with a checkpoint; --resume goes on from there as if nothing had happened. The model bundle is in
+the folder `bundle` of the run in the end; its path is printed on standard output.
+
+Examples:
+  seed train weights/recipes/scenes-tiny.toml
+  seed train weights/recipes/scenes-tiny.toml --resume"
+)]
+pub(crate) struct Args {
+    /// Recipe, a TOML file
+    recipe: PathBuf,
+    /// Folder of the run [default: runs/NAME, after the recipe's name]
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with a run that was interrupted
+    #[arg(long)]
+    resume: bool,
+    /// Print every step's report on standard output, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Device to compute on
+    #[arg(long, default_value_t)]
+    device: Device,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    let recipe = Recipe::read(&args.recipe)?;
+    let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+    match (train::has_begun(&folder), args.resume) {
+        (true, false) => bail!(
+            "{} already holds a run; go on with it with --resume, or choose another folder with --out",
+            folder.display()
+        ),
+        (false, true) => global.note(|| format!("{} holds no run; starting from the first step", folder.display())),
+        _ => {}
+    }
+    let mut watcher = Watcher { args, global, stage: None, last: None, output: Ok(()) };
+    let mut report = |step: &StepReport| watcher.step(step);
+    let mut session = Session { folder: folder.clone(), stop: &interrupt::STOP, report: &mut report };
+    let trained = train::run(&recipe, &mut session, args.device);
+    watcher.stage = None;
+    match trained {
+        Ok(bundle) => {
+            watcher.output?;
+            writeln!(std::io::stdout(), "{}", bundle.display())?;
+            Ok(Outcome::Done)
+        }
+        Err(Error::Interrupted) => {
+            let at = watcher.last.map(|last| format!(" after {last}")).unwrap_or_default();
+            let (recipe, out) = (args.recipe.display(), folder.display());
+            eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out} --resume");
+            Ok(Outcome::Interrupted)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shows how training goes.
+struct Watcher<'a> {
+    args: &'a Args,
+    global: &'a Global,
+    /// Name and bar of the stage that is running.
+    stage: Option<(&'static str, Progress)>,
+    last: Option<String>,
+    /// Whether standard output still takes reports. A reader who has had enough does not end a training run.
+    output: anyhow::Result<()>,
+}
+
+impl Watcher<'_> {
+    fn step(&mut self, report: &StepReport) {
+        let &StepReport { stage, step, steps, loss, learning_rate, images_per_second, .. } = report;
+        if self.stage.as_ref().is_none_or(|(name, _)| *name != stage) {
+            self.stage = None; // clears the bar before
+            let bar = Progress::new(steps, &format!("steps of stage {stage}"), self.global);
+            bar.start_from(step);
+            self.stage = Some((stage, bar));
+        }
+        let Some((_, bar)) = &self.stage else { return };
+        let state = format!("loss {loss:.4}  rate {learning_rate:.1e}  {images_per_second:.0} images/s");
+        bar.set(step);
+        bar.message(state.clone());
+        if self.args.json && self.output.is_ok() {
+            self.output = bar.suspend(|| print(report));
+            if let Err(error) = &self.output
+                && is_broken_pipe(error)
+            {
+                self.global.note(|| "standard output was closed; reports go on in the run's folder".to_owned());
+            }
+        }
+        self.last = Some(format!("step {step} of {steps} of stage {stage}"));
+        let line = || format!("stage {stage}  step {step}/{steps}  {state}");
+        match step == steps {
+            true => bar.suspend(|| self.global.note(line)),
+            false if self.global.verbose && step % STEPS_A_LINE == 0 => bar.suspend(|| eprintln!("{}", line())),
+            false => {}
+        }
+    }
+}
+
+fn print(report: &StepReport) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(report)?)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,441 @@
+//! The tokenizer as programs use it: images -> [`Codes`] -> images, with the backend chosen at run time.
+//!
+//! [`open`] gives a [`SeedTokenizer`], which hides the backend; [`Tokenizer`] is what stands behind it, for programs that
+//! chose theirs when they were compiled. Batches of any size are split so that memory stays bounded, which changes no
+//! code and no embedding.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use burn::{
+    module::Module,
+    tensor::{Int, Tensor, TensorData},
+};
+use rayon::prelude::*;
+
+use crate::{
+    checkpoint::Files,
+    codes::Codes,
+    contrast::{Contrast, ContrastConfig},
+    device::{DType, Device, OnBackend},
+    diffusion::{DecodeOptions, UnClip},
+    error::{Error, Result},
+    nn::SeedBackend,
+    pixels::{self, Preprocessor, Preset, RgbImage},
+};
+
+use super::{BundleConfig, DECODER, Model, SeedNetwork};
+
+/// Most images that are encoded at a time.
+const ENCODE_AT_ONCE: usize = 32;
+
+/// Most pixels that are sampled at a time, at least one image: attention maps of the denoiser grow with the images.
+const DECODE_PIXELS_AT_ONCE: usize = 768 * 768;
+
+/// Called with the finished and all steps of a decoding; [`ControlFlow::Break`] ends it.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// Embeddings of unit length, `[count, dim]`, row after row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// Features of one embedding.
+    pub dim: usize,
+    /// All features, `[count * dim]`.
+    pub values: Vec<f32>,
+}
+
+impl Embeddings {
+    /// The embeddings in turn.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dim.max(1))
+    }
+}
+
+/// A part of a model and its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What the part is.
+    pub name: &'static str,
+    /// Number of its weights.
+    pub parameters: usize,
+}
+
+/// A SEED tokenizer on some backend. All methods may be called from several threads.
+pub trait SeedTokenizer: Send + Sync {
+    /// The bundle's configuration.
+    fn config(&self) -> &BundleConfig;
+
+    /// How images become pixels.
+    fn preprocessor(&self) -> &Preprocessor;
+
+    /// Weights of each part. Reads the caption side and the decoder if they are there and were not needed before.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files of those.
+    fn parts(&self) -> Result<Vec<Part>>;
+
+    /// Images -> codes `[images, tokens]`.
+    ///
+    /// # Errors
+    /// None that depend on the images.
+    fn encode(&self, images: &[RgbImage]) -> Result<Codes>;
+
+    /// Pixels as [`preprocessor`](Self::preprocessor) makes them, `[3, size, size]` an image -> codes `[images, tokens]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an image of another size.
+    fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes>;
+
+    /// How this model's images are decoded best: what [`decode`](Self::decode) is called with unless the user says
+    /// otherwise.
+    fn decode_options(&self) -> DecodeOptions {
+        let own = self.config().decode;
+        DecodeOptions { steps: own.steps, guidance: own.guidance, ..DecodeOptions::default() }
+    }
+
+    /// Codes -> images of the decoder's size. The first image has the index 0: as
+    /// [`decode_with`](Self::decode_with).
+    ///
+    /// # Errors
+    /// As [`decode_with`](Self::decode_with).
+    fn decode(&self, codes: &Codes, options: &DecodeOptions) -> Result<Vec<RgbImage>> {
+        self.decode_with(codes, None, 0, options, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// Codes -> images of the decoder's size.
+    ///
+    /// `negative` holds codes to move away from, as many as `codes` or one for all. Image `i` draws its random numbers
+    /// under the index `first_index + i`: the same seed, index and codes give the same image whatever the batch,
+    /// up to rounding.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] without a decoder, and whatever is wrong with its files; [`Error::CodeCount`] and
+    /// [`Error::CodeOutOfRange`] for codes of another model; [`Error::Argument`] for options that are not possible;
+    /// [`Error::Interrupted`].
+    fn decode_with(
+        &self,
+        codes: &Codes,
+        negative: Option<&Codes>,
+        first_index: u64,
+        options: &DecodeOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<RgbImage>>;
+
+    /// Height and width of decoded images; none without a decoder. Reads the decoder.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its files.
+    fn decoded_size(&self) -> Result<Option<usize>>;
+
+    /// Images -> embeddings in the space of captions, from the patch features.
+    ///
+    /// # Errors
+    /// [`Error::MissingPart`] without a caption side, and whatever is wrong with its files.
+    fn image_embeddings(&self, images: &[RgbImage]) -> Result<Embeddings>;
+
+    /// Images -> embeddings in the space of captions, from the last causal embedding, before it becomes codes.
+    ///
+    /// # Errors
+    /// As [`image_embeddings`](Self::image_embeddings).
+    fn causal_embeddings(&self, images: &[RgbImage]) -> Result<Embeddings>;
+
+    /// Codes -> embeddings in the space of captions, from the last causal embedding that the detokenizer makes of them.
+    ///
+    /// # Errors
+    /// As [`image_embeddings`](Self::image_embeddings), and for codes as [`decode_with`](Self::decode_with).
+    fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings>;
+
+    /// Captions -> embeddings.
+    ///
+    /// # Errors
+    /// As [`image_embeddings`](Self::image_embeddings); [`Error::Argument`] for a caption that the model cannot read.
+    fn caption_embeddings(&self, captions: &[String]) -> Result<Embeddings>;
+}
+
+/// Opens a model: reads its configuration and steps 2 to 5. The decoder is read when the first image is decoded.
+///
+/// `preprocess` replaces the bundle's own preset.
+///
+/// # Errors
+/// [`Error::Bundle`], [`Error::Config`] and whatever else is wrong with the model's files.
+pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Preset>) -> Result<Box<dyn SeedTokenizer>> {
+    struct Open<'a>(&'a Model, Option<Preset>);
+    impl OnBackend for Open<'_> {
+        type Output = Result<Box<dyn SeedTokenizer>>;
+
+        fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
+            Ok(Box::new(Tokenizer::<B>::load(self.0.files(), device, self.1)?))
+        }
+    }
+    device.run(dtype, Open(model, preprocess))
+}
+
+/// A [`SeedTokenizer`] on the backend `B`.
+#[derive(Debug)]
+pub struct Tokenizer<B: SeedBackend> {
+    config: BundleConfig,
+    preprocessor: Preprocessor,
+    files: Files,
+    device: B::Device,
+    network: SeedNetwork<B>,
+    contrast: Lazy<Contrast<B>>,
+    decoder: Lazy<UnClip<B>>,
+}
+
+impl<B: SeedBackend> Tokenizer<B> {
+    /// Reads the configuration and steps 2 to 5 of a bundle.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn load(files: Files, device: B::Device, preprocess: Option<Preset>) -> Result<Self> {
+        let config = BundleConfig::read(&files)?;
+        let network = config.load_network(&files, &device)?;
+        let size = config.model.image_size as u32;
+        Ok(Self {
+            preprocessor: Preprocessor::new(size, preprocess.unwrap_or(config.preprocess)),
+            config,
+            files,
+            device,
+            network,
+            contrast: Lazy::default(),
+            decoder: Lazy::default(),
+        })
+    }
+
+    /// Steps 2 to 5.
+    pub fn network(&self) -> &SeedNetwork<B> {
+        &self.network
+    }
+
+    /// The caption side.
+    ///
+    /// # Errors
+    /// As [`SeedTokenizer::image_embeddings`].
+    pub fn contrast(&self) -> Result<(&ContrastConfig, &Contrast<B>)> {
+        let contrast = self.contrast.get(|| self.config.load_contrast(&self.files, &self.device))?;
+        let config = self.config.contrast.as_ref();
+        Ok((config.expect("load_contrast refuses a bundle without its configuration"), contrast))
+    }
+
+    /// Step 6.
+    ///
+    /// # Errors
+    /// As [`SeedTokenizer::decode_with`].
+    pub fn decoder(&self) -> Result<&UnClip<B>> {
+        self.decoder.get(|| {
+            if !self.has_decoder() {
+                let reason = format!(
+                    "images are made by the folder {DECODER}/ of a bundle, in diffusers layout; add it or choose another model"
+                );
+                return Err(Error::MissingPart { part: "diffusion decoder", reason });
+            }
+            let files = self.files.sub(DECODER);
+            let decoder = UnClip::load(&files, &self.device)?;
+            let (made, taken) = (self.config.model.generation_dim, decoder.dim());
+            if made != taken {
+                let file = files.describe("model_index.json");
+                let reason = format!(
+                    "this decoder takes embeddings of {taken} features and the model makes {made}; they do not belong together"
+                );
+                return Err(Error::Config { file, reason });
+            }
+            Ok(decoder)
+        })
+    }
+
+    fn has_decoder(&self) -> bool {
+        self.files.sub(DECODER).exists("model_index.json")
+    }
+
+    /// Preprocessed images as one tensor `[images, 3, size, size]`.
+    fn tensor(&self, images: &[Vec<f32>]) -> Result<Tensor<B, 4>> {
+        let size = self.preprocessor.size as usize;
+        if let Some((index, image)) = images.iter().enumerate().find(|(_, image)| image.len() != 3 * size * size) {
+            let reason = format!("image {index} must have 3 * {size} * {size} values, as the preprocessor makes them");
+            return Err(Error::Argument { name: "pixels", value: format!("{} values", image.len()), reason });
+        }
+        Ok(Tensor::from_data(TensorData::new(images.concat(), [images.len(), 3, size, size]), &self.device))
+    }
+
+    fn preprocess(&self, images: &[RgbImage]) -> Vec<Vec<f32>> {
+        images.par_iter().map(|image| self.preprocessor.apply(image)).collect()
+    }
+
+    /// Codes that are known to be this model's, `[images, tokens]`.
+    fn code_tensor(&self, codes: &Codes) -> Tensor<B, 2, Int> {
+        let values: Vec<i32> = codes.as_slice().iter().map(|&code| i32::from(code)).collect();
+        Tensor::from_data(TensorData::new(values, [codes.batch(), codes.tokens()]), &self.device)
+    }
+
+    /// Holds when this model could have made `codes`.
+    fn check(&self, codes: &Codes) -> Result<()> {
+        let model = &self.config.model;
+        Codes::from_rows(codes.rows(), model.num_queries, model.codebook_size).map(drop)
+    }
+
+    /// Embeds images in bounded batches.
+    fn embed_images(
+        &self,
+        images: &[RgbImage],
+        embed: impl Fn(&Contrast<B>, Tensor<B, 4>) -> Tensor<B, 2>,
+    ) -> Result<Embeddings> {
+        let (config, contrast) = self.contrast()?;
+        let mut all = Embeddings { dim: config.embed_dim, values: Vec::new() };
+        for images in images.chunks(ENCODE_AT_ONCE) {
+            all.values.extend(floats(embed(contrast, self.tensor(&self.preprocess(images))?)));
+        }
+        Ok(all)
+    }
+}
+
+impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
+    fn config(&self) -> &BundleConfig {
+        &self.config
+    }
+
+    fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    fn parts(&self) -> Result<Vec<Part>> {
+        let network = &self.network;
+        let mut parts = vec![
+            ("vision transformer", network.visual_encoder.num_params() + network.ln_vision.num_params()),
+            ("causal Q-Former", network.causal.num_params()),
+            ("codebook", network.quantizer.num_params()),
+            ("detokenizer", network.detokenizer.num_params()),
+        ];
+        if self.config.contrast.is_some() {
+            parts.push(("caption side", self.contrast()?.1.num_params()));
+        }
+        if self.has_decoder() {
+            let decoder = self.decoder()?;
+            parts.push(("decoder: denoiser", decoder.unet.num_params()));
+            parts.push(("decoder: autoencoder", decoder.vae.num_params()));
+        }
+        Ok(parts.into_iter().map(|(name, parameters)| Part { name, parameters }).collect())
+    }
+
+    fn encode(&self, images: &[RgbImage]) -> Result<Codes> {
+        let batches = images.chunks(ENCODE_AT_ONCE).map(|images| self.encode_pixels(&self.preprocess(images)));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let model = &self.config.model;
+        Codes::from_rows(batches.iter().flat_map(Codes::rows), model.num_queries, model.codebook_size)
+    }
+
+    fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes> {
+        let model = &self.config.model;
+        let mut values: Vec<u64> = Vec::with_capacity(images.len() * model.num_queries);
+        for images in images.chunks(ENCODE_AT_ONCE) {
+            let codes = self.network.encode(self.tensor(images)?);
+            values.extend(codes.into_data().iter::<i64>().map(i64::unsigned_abs));
+        }
+        Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)
+    }
+
+    fn decode_with(
+        &self,
+        codes: &Codes,
+        negative: Option<&Codes>,
+        first_index: u64,
+        options: &DecodeOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        self.check(codes)?;
+        if let Some(negative) = negative {
+            self.check(negative)?;
+            if ![1, codes.batch()].contains(&negative.batch()) {
+                let reason = format!("there must be one for all or one for each of the {} images", codes.batch());
+                let value = format!("codes of {} images", negative.batch());
+                return Err(Error::Argument { name: "negative", value, reason });
+            }
+        }
+        let decoder = self.decoder()?;
+        let size = decoder.image_size();
+        let at_once = (DECODE_PIXELS_AT_ONCE / (size * size).max(1)).clamp(1, ENCODE_AT_ONCE);
+        let batches = codes.batch().div_ceil(at_once);
+        let mut images = Vec::with_capacity(codes.batch());
+        for batch in 0..batches {
+            let range = batch * at_once..codes.batch().min((batch + 1) * at_once);
+            let indices: Vec<u64> = range.clone().map(|image| first_index.wrapping_add(image as u64)).collect();
+            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes));
+            let away = negative.map(|negative| match negative.batch() {
+                1 => embed(negative).repeat_dim(0, range.len()),
+                _ => embed(&negative.slice(range.clone())),
+            });
+            let mut part = |finished, steps| progress(batch * steps + finished, batches * steps);
+            let decoded = decoder.decode(embed(&codes.slice(range)), away, &indices, options, &mut part)?;
+            let values = floats(decoded);
+            images.extend(values.chunks(3 * size * size).map(|v| pixels::from_unit(v, size as u32, size as u32)));
+        }
+        Ok(images)
+    }
+
+    fn decoded_size(&self) -> Result<Option<usize>> {
+        self.has_decoder().then(|| self.decoder().map(UnClip::image_size)).transpose()
+    }
+
+    fn image_embeddings(&self, images: &[RgbImage]) -> Result<Embeddings> {
+        self.embed_images(images, |contrast, pixels| contrast.image(self.network.features(pixels)))
+    }
+
+    fn causal_embeddings(&self, images: &[RgbImage]) -> Result<Embeddings> {
+        self.embed_images(images, |contrast, pixels| contrast.causal(self.network.causal_embeddings(pixels)))
+    }
+
+    fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings> {
+        self.check(codes)?;
+        let (config, contrast) = self.contrast()?;
+        let mut all = Embeddings { dim: config.embed_dim, values: Vec::new() };
+        for start in (0..codes.batch()).step_by(ENCODE_AT_ONCE) {
+            let part = codes.slice(start..codes.batch().min(start + ENCODE_AT_ONCE));
+            all.values.extend(floats(contrast.causal(self.network.semantic(self.code_tensor(&part)))));
+        }
+        Ok(all)
+    }
+
+    fn caption_embeddings(&self, captions: &[String]) -> Result<Embeddings> {
+        let (config, contrast) = self.contrast()?;
+        let mut all = Embeddings { dim: config.embed_dim, values: Vec::new() };
+        for captions in captions.chunks(ENCODE_AT_ONCE) {
+            all.values.extend(floats(contrast.captions(config, captions, &self.device)?));
+        }
+        Ok(all)
+    }
+}
+
+/// The values of a tensor in memory order.
+fn floats<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+/// A part that is read when it is first needed, once. A failure is not kept: the next call tries again.
+#[derive(Debug)]
+struct Lazy<T> {
+    value: OnceLock<T>,
+    loading: Mutex<()>,
+}
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self { value: OnceLock::new(), loading: Mutex::new(()) }
+    }
+}
+
+impl<T> Lazy<T> {
+    fn get(&self, load: impl FnOnce() -> Result<T>) -> Result<&T> {
+        let _alone = self.loading.lock().unwrap_or_else(PoisonError::into_inner); // it guards no data
+        match self.value.get() {
+            Some(value) => Ok(value),
+            None => {
+                let value = load()?;
+                Ok(self.value.get_or_init(|| value))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

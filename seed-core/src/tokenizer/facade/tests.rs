@@ -1,0 +1,157 @@
+//! The facade over the golden network and decoder, and over a random model with a caption side.
+
+use super::*;
+use crate::{
+    scenes::{self, Scene, Split},
+    tokenizer::{DecodeDefaults, FORMAT, SeedConfig},
+};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+
+fn config(contrast: Option<ContrastConfig>) -> BundleConfig {
+    BundleConfig {
+        format: FORMAT,
+        name: "test".to_owned(),
+        provenance: "random".to_owned(),
+        preprocess: Preset::Seed,
+        decode: DecodeDefaults { steps: 3, guidance: 2.0 },
+        model: Files::folder(format!("{GOLDEN}/seed2-mlp")).json::<SeedConfig>("config.json").unwrap(),
+        contrast,
+    }
+}
+
+fn words(embed_dim: usize) -> ContrastConfig {
+    let words = scenes::words().into_iter().map(str::to_owned).collect();
+    ContrastConfig { embed_dim, text_width: 16, text_depth: 1, text_heads: 2, context: 64, words }
+}
+
+/// A random model with a caption side, without a decoder.
+fn captioned() -> (tempfile::TempDir, Box<dyn SeedTokenizer>) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(Some(words(24)));
+    let device = Default::default();
+    let network = config.model.init::<burn_flex::Flex>(&device);
+    let contrast = words(24).init(config.model.vit_width, config.model.qformer_width, &device);
+    config.save(folder.path(), &network, Some(&contrast), crate::checkpoint::Dtype::F32).unwrap();
+    let model = Model::Folder(folder.path().to_owned());
+    let tokenizer = open(&model, Device::Cpu, DType::F32, None).unwrap();
+    (folder, tokenizer)
+}
+
+/// The golden network and decoder as one bundle.
+fn golden() -> (tempfile::TempDir, Box<dyn SeedTokenizer>) {
+    let folder = tempfile::tempdir().unwrap();
+    let json = serde_json::to_vec(&config(None)).unwrap();
+    std::fs::write(folder.path().join("config.json"), json).unwrap();
+    std::fs::copy(format!("{GOLDEN}/seed2-mlp/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    copy_folder(format!("{GOLDEN}/unclip").as_ref(), &folder.path().join(DECODER));
+    let tokenizer = open(&Model::Folder(folder.path().to_owned()), Device::Cpu, DType::F32, None).unwrap();
+    (folder, tokenizer)
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to.join(entry.file_name())),
+            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+fn images(count: u64) -> Vec<RgbImage> {
+    (0..count).map(|index| Scene::sample(3, index, Split::Train).render(64)).collect()
+}
+
+const FAST: DecodeOptions = DecodeOptions { steps: 2, guidance: 4.0, seed: 5 };
+
+#[test]
+fn splitting_a_batch_changes_no_code() {
+    let (_folder, tokenizer) = golden();
+    let images = images(ENCODE_AT_ONCE as u64 + 3);
+    let together = tokenizer.encode(&images).unwrap();
+    let alone: Vec<Codes> = images.iter().map(|i| tokenizer.encode(std::slice::from_ref(i)).unwrap()).collect();
+    assert!(together.rows().eq(alone.iter().flat_map(Codes::rows)));
+    let pixels: Vec<Vec<f32>> = images.iter().map(|image| tokenizer.preprocessor().apply(image)).collect();
+    assert_eq!(tokenizer.encode_pixels(&pixels).unwrap(), together);
+    assert_eq!(tokenizer.encode(&[]).unwrap().batch(), 0);
+    let error = tokenizer.encode_pixels(&[vec![0.0; 5]]).unwrap_err().to_string();
+    assert!(error.contains("3 * 56 * 56"), "{error}");
+}
+
+/// Largest difference between batches, in levels of 255: products of one row and of several round differently.
+const BATCH_TOLERANCE: u8 = 1;
+
+#[test]
+fn an_image_depends_on_its_index_and_not_on_its_batch() {
+    let (_folder, tokenizer) = golden();
+    let codes = tokenizer.encode(&images(3)).unwrap();
+    let together = tokenizer.decode(&codes, &FAST).unwrap();
+    let mut seen = Vec::new();
+    let mut watch = |finished, all| {
+        seen.push((finished, all));
+        ControlFlow::Continue(())
+    };
+    let last = tokenizer.decode_with(&codes.slice(2..3), None, 2, &FAST, &mut watch).unwrap();
+    let levels = together[2].as_raw().iter().zip(last[0].as_raw());
+    let difference = levels.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(difference <= BATCH_TOLERANCE, "differs by {difference} levels");
+    assert_eq!(seen.last(), Some(&(3, 3)));
+    assert_eq!(tokenizer.decode_options(), DecodeOptions { steps: 3, guidance: 2.0, seed: 0 });
+    assert_eq!(tokenizer.decoded_size().unwrap(), Some(together[0].width() as usize));
+    let negative =
+        tokenizer.decode_with(&codes, Some(&codes.slice(0..1)), 0, &FAST, &mut |_, _| ControlFlow::Continue(()));
+    assert!(negative.unwrap() != together);
+}
+
+#[test]
+fn decoding_can_be_stopped_and_refuses_what_does_not_fit() {
+    let (_folder, tokenizer) = golden();
+    let codes = tokenizer.encode(&images(3)).unwrap();
+    let stopped = tokenizer.decode_with(&codes, None, 0, &FAST, &mut |_, _| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    let foreign = Codes::from_rows([[4000u16; 32]], 32, 8192).unwrap();
+    assert!(matches!(tokenizer.decode(&foreign, &FAST), Err(Error::CodeOutOfRange { code: 4000, .. })));
+    let short = Codes::from_rows([[4u16; 16]], 16, 256).unwrap();
+    assert!(matches!(tokenizer.decode(&short, &FAST), Err(Error::CodeCount { found: 16, expected: 32, .. })));
+    let two = codes.slice(0..2);
+    let error = tokenizer.decode_with(&codes, Some(&two), 0, &FAST, &mut |_, _| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(Error::Argument { name: "negative", .. })));
+}
+
+#[test]
+fn embeddings_share_a_space_and_have_unit_length() {
+    let (_folder, tokenizer) = captioned();
+    let images = images(ENCODE_AT_ONCE as u64 + 1);
+    let captions: Vec<String> =
+        (0..images.len() as u64).map(|index| Scene::sample(3, index, Split::Train).caption()).collect();
+    let codes = tokenizer.encode(&images).unwrap();
+    for embeddings in [
+        tokenizer.image_embeddings(&images).unwrap(),
+        tokenizer.causal_embeddings(&images).unwrap(),
+        tokenizer.code_embeddings(&codes).unwrap(),
+        tokenizer.caption_embeddings(&captions).unwrap(),
+    ] {
+        assert_eq!((embeddings.dim, embeddings.rows().len()), (24, images.len()));
+        for row in embeddings.rows() {
+            let length: f32 = row.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-4, "{length}"); // 24 float32 roundings
+        }
+    }
+    let error = tokenizer.caption_embeddings(&["a xylophone".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("xylophone"), "{error}");
+}
+
+#[test]
+fn absent_parts_are_named() {
+    let (_folder, tokenizer) = captioned();
+    let codes = tokenizer.encode(&images(1)).unwrap();
+    let error = tokenizer.decode(&codes, &FAST).unwrap_err().to_string();
+    assert!(error.contains("diffusion decoder") && error.contains("decoder/"), "{error}");
+    assert_eq!(tokenizer.decoded_size().unwrap(), None);
+    assert_eq!(tokenizer.parts().unwrap().len(), 5);
+    let (_folder, tokenizer) = golden();
+    assert!(matches!(tokenizer.image_embeddings(&images(1)), Err(Error::MissingPart { part: "caption side", .. })));
+    let parts = tokenizer.parts().unwrap();
+    assert!(parts.len() == 6 && parts.iter().all(|part| part.parameters > 0), "{parts:?}");
+}
