@@ -15,7 +15,7 @@ use burn::tensor::{
     ops::{InterpolateMode, InterpolateOptions},
 };
 
-use crate::nn::{SeedBackend, silu};
+use crate::nn::{SeedBackend, conv2d, silu};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {
@@ -72,14 +72,14 @@ impl<B: SeedBackend> ResnetBlock<B> {
     /// `x` `[batch, in_channels, height, width]` and, in the UNet, the activated time embedding `[batch, time_dim]` ->
     /// `[batch, out_channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
-        let mut hidden = self.conv1.forward(silu(self.norm1.forward(x.clone())));
+        let mut hidden = conv2d(&self.conv1, silu(self.norm1.forward(x.clone())));
         if let (Some(project), Some(time)) = (&self.time_emb_proj, time) {
             let [batch, channels, _, _] = hidden.dims();
             hidden = hidden + project.forward(time.clone()).reshape([batch, channels, 1, 1]);
         }
-        let hidden = self.conv2.forward(silu(self.norm2.forward(hidden)));
+        let hidden = conv2d(&self.conv2, silu(self.norm2.forward(hidden)));
         match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x) + hidden,
+            Some(shortcut) => conv2d(shortcut, x) + hidden,
             None => x + hidden,
         }
     }
@@ -98,7 +98,7 @@ impl<B: SeedBackend> Upsample<B> {
 
     /// `[batch, channels, height, width]` -> `[batch, channels, size[0], size[1]]`.
     pub fn forward(&self, x: Tensor<B, 4>, size: [usize; 2]) -> Tensor<B, 4> {
-        self.conv.forward(interpolate(x, size, InterpolateOptions::new(InterpolateMode::Nearest)))
+        conv2d(&self.conv, interpolate(x, size, InterpolateOptions::new(InterpolateMode::Nearest)))
     }
 }
 
@@ -129,7 +129,7 @@ impl<B: SeedBackend> Downsample<B> {
 
     /// `[batch, channels, height, width]` -> `[batch, channels, height / 2, width / 2]`.
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.conv.forward(x)
+        conv2d(&self.conv, x)
     }
 }
 

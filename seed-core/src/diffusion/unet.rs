@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{conv_3x3, group_norm, sinusoidal_embedding};
 use super::unet_blocks::{DownBlock, LevelSizes, MidBlock, UpBlock, UpChannels};
-use crate::nn::{SeedBackend, silu};
+use crate::nn::{SeedBackend, conv2d, silu};
 
 /// Sizes of a [`UNet`], named as in diffusers' `unet/config.json`. `serde_json` writes a file that diffusers reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -278,7 +278,7 @@ impl<B: SeedBackend> UNet<B> {
         }
         let time = silu(time); // every residual block begins with it
 
-        let mut x = self.conv_in.forward(sample);
+        let mut x = conv2d(&self.conv_in, sample);
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
             x = block.forward(x, &time, &context, &mut skips);
@@ -287,7 +287,7 @@ impl<B: SeedBackend> UNet<B> {
         for block in &self.up_blocks {
             x = block.forward(x, &time, &context, &mut skips);
         }
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
     }
 }
 

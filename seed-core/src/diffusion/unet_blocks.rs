@@ -13,7 +13,7 @@ use burn::nn::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, group_norm};
-use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::nn::{SeedBackend, attention, conv2d, gelu, merge_heads, split_heads};
 
 /// Epsilon of the group normalization before a transformer, whatever `norm_eps` says.
 const TRANSFORMER_EPS: f64 = 1e-6;
@@ -219,14 +219,14 @@ impl<B: SeedBackend> Transformer2d<B> {
         let [_, _, height, width] = x.dims();
         let normed = self.norm.forward(x.clone());
         let mut tokens = match &self.proj_in {
-            Projection::Conv(conv) => map_to_tokens(conv.forward(normed)),
+            Projection::Conv(conv) => map_to_tokens(conv2d(conv, normed)),
             Projection::Linear(linear) => linear.forward(map_to_tokens(normed)),
         }; // [batch, tokens, channels]
         for block in &self.transformer_blocks {
             tokens = block.forward(tokens, context);
         }
         let out = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(tokens_to_map(tokens, [height, width])),
+            Projection::Conv(conv) => conv2d(conv, tokens_to_map(tokens, [height, width])),
             Projection::Linear(linear) => tokens_to_map(linear.forward(tokens), [height, width]),
         }; // [batch, channels, height, width]
         out + x

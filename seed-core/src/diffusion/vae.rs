@@ -13,7 +13,7 @@ use super::blocks::{
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
 use crate::checkpoint::{KeyTable, Weights};
-use crate::nn::{SeedBackend, attention, merge_heads, silu, split_heads};
+use crate::nn::{SeedBackend, attention, conv2d, merge_heads, silu, split_heads};
 
 /// Module paths are checkpoint keys.
 pub const KEYS: KeyTable = KeyTable::EXACT;
@@ -222,7 +222,7 @@ impl<B: SeedBackend> Vae<B> {
     /// Image `[batch, 3, height, width]` in -1 to 1 -> mean and log-variance of the unscaled latents, each
     /// `[batch, 4, height / shrink, width / shrink]`; the log-variance is clamped to -30 to 20.
     pub fn encode(&self, image: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
-        let moments = self.quant_conv.forward(self.encoder.forward(image)); // [batch, 2 * 4, ..]
+        let moments = conv2d(&self.quant_conv, self.encoder.forward(image)); // [batch, 2 * 4, ..]
         let [batch, channels, height, width] = moments.dims();
         let half = |from| moments.clone().slice([0..batch, from..from + channels / 2, 0..height, 0..width]);
         (half(0), half(channels / 2).clamp(LOG_VARIANCE.0, LOG_VARIANCE.1))
@@ -231,7 +231,7 @@ impl<B: SeedBackend> Vae<B> {
     /// Unscaled latents `[batch, 4, height, width]` -> image `[batch, 3, shrink * height, shrink * width]`, about -1 to
     /// 1 and not clamped.
     pub fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.decoder.forward(self.post_quant_conv.forward(latents))
+        self.decoder.forward(conv2d(&self.post_quant_conv, latents))
     }
 }
 
@@ -248,13 +248,13 @@ pub struct Encoder<B: Backend> {
 impl<B: SeedBackend> Encoder<B> {
     /// `[batch, 3, height, width]` -> `[batch, 2 * 4, height / shrink, width / shrink]`.
     pub fn forward(&self, image: Tensor<B, 4>) -> Tensor<B, 4> {
-        let mut x = self.conv_in.forward(image);
+        let mut x = conv2d(&self.conv_in, image);
         for block in &self.down_blocks {
             x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
             x = block.downsamplers.iter().fold(x, |x, downsample| downsample.forward(x));
         }
         x = self.mid_block.forward(x);
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
     }
 }
 
@@ -271,13 +271,13 @@ pub struct Decoder<B: Backend> {
 impl<B: SeedBackend> Decoder<B> {
     /// `[batch, 4, height, width]` -> `[batch, 3, shrink * height, shrink * width]`.
     pub fn forward(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
-        let mut x = self.mid_block.forward(self.conv_in.forward(latents));
+        let mut x = self.mid_block.forward(conv2d(&self.conv_in, latents));
         for block in &self.up_blocks {
             x = block.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
             let [_, _, height, width] = x.dims();
             x = block.upsamplers.iter().fold(x, |x, upsample| upsample.forward(x, [2 * height, 2 * width]));
         }
-        self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
     }
 }
 

@@ -4,14 +4,15 @@
 //! the vectorised kernels of [`super::kernels`]: its own `erf` and `sigmoid` are scalar and dominate a training step.
 //! The autodiff decorator forwards to the inner backend in both directions.
 
+use burn::nn::{PaddingConfig2d, conv::Conv2d};
 use burn::tensor::{
     Shape, Tensor, TensorMetadata, TensorPrimitive,
     backend::Backend,
-    ops::{ActivationOps, FloatTensor},
+    ops::{ActivationOps, ConvOptions, FloatTensor},
 };
 use burn_flex::Flex;
 
-use super::kernels;
+use super::{conv, kernels};
 
 /// A burn backend that can run the models of this crate.
 pub trait SeedBackend: Backend {
@@ -44,6 +45,36 @@ pub trait SeedBackend: Backend {
     /// Gradient of [`fused_softmax`](Self::fused_softmax) from its output: `y * (grad - sum(y * grad))`.
     fn fused_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         plain_softmax_backward::<Self>(y, grad)
+    }
+
+    /// Two-dimensional convolution; shapes as [`burn::nn::conv::Conv2d`]'s.
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d(x, weight, bias, options)
+    }
+
+    /// Gradient of [`fused_conv2d`](Self::fused_conv2d) with respect to `x`.
+    fn fused_conv2d_input_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_x_backward(x, weight, grad, options)
+    }
+
+    /// Gradient of [`fused_conv2d`](Self::fused_conv2d) with respect to `weight`.
+    fn fused_conv2d_weight_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_weight_backward(x, weight, grad, options)
     }
 
     /// `[batch, tokens, heads * head_dim]` -> `[batch, heads, tokens, head_dim]`.
@@ -80,6 +111,20 @@ pub fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4
 /// `[batch, heads, tokens, head_dim]` -> `[batch, tokens, heads * head_dim]`.
 pub fn merge_heads<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_merge_heads(x.into_primitive().tensor())))
+}
+
+/// What `layer.forward(x)` gives: `[batch, in, height, width]` -> `[batch, out, height', width']`.
+pub fn conv2d<B: SeedBackend>(layer: &Conv2d<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let (x, padding) = match layer.padding {
+        PaddingConfig2d::Valid => (x, [0, 0]),
+        PaddingConfig2d::Explicit(top, left, bottom, right) if top == bottom && left == right => (x, [top, left]),
+        PaddingConfig2d::Explicit(top, left, bottom, right) => (x.pad((left, right, top, bottom), 0.0), [0, 0]),
+        PaddingConfig2d::Same => return layer.forward(x),
+    };
+    let options = ConvOptions::new(layer.stride, padding, layer.dilation, layer.groups);
+    let bias = layer.bias.as_ref().map(|bias| bias.val().into_primitive().tensor());
+    let (x, weight) = (x.into_primitive().tensor(), layer.weight.val().into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_conv2d(x, weight, bias, options)))
 }
 
 fn plain_softmax_backward<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
@@ -130,6 +175,33 @@ impl SeedBackend for Flex {
         kernels::softmax_backward(y, grad, plain_softmax_backward::<Self>)
     }
 
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        conv::forward(x, weight, bias, options)
+    }
+
+    fn fused_conv2d_input_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        conv::input_gradient(x, weight, grad, options)
+    }
+
+    fn fused_conv2d_weight_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        conv::weight_gradient(x, weight, grad, options)
+    }
+
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         kernels::split_heads(x, heads, plain_split_heads::<Self>)
     }
@@ -149,10 +221,13 @@ mod autodiff {
             NodeId,
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind, unary},
+            ops::{Backward, Ops, OpsKind, binary, unary},
         },
     };
-    use burn::tensor::{TensorMetadata, ops::FloatTensor};
+    use burn::tensor::{
+        Shape, TensorMetadata,
+        ops::{ConvOptions, FloatTensor, FloatTensorOps},
+    };
 
     use super::SeedBackend;
 
@@ -209,6 +284,47 @@ mod autodiff {
             }
         }
 
+        fn fused_conv2d(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            bias: Option<FloatTensor<Self>>,
+            options: ConvOptions<2>,
+        ) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct Convolve;
+
+            impl<B: SeedBackend> Backward<B, 2> for Convolve {
+                type State = (FloatTensor<B>, FloatTensor<B>, ConvOptions<2>);
+
+                fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                    let (x, weight, options) = ops.state;
+                    let (x2, weight2, options2) = (x.clone(), weight.clone(), options.clone());
+                    binary::<B, _, _>(
+                        ops.parents,
+                        ops.node,
+                        grads,
+                        |grad| B::fused_conv2d_input_gradient(x, weight, grad, options),
+                        |grad| B::fused_conv2d_weight_gradient(x2, weight2, grad, options2),
+                    );
+                }
+            }
+
+            let output = B::fused_conv2d(x.primitive.clone(), weight.primitive.clone(), None, options.clone());
+            let output = match Convolve.prepare::<C>([x.node, weight.node]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish((x.primitive, weight.primitive, options), output),
+                OpsKind::UnTracked(prep) => prep.finish(output),
+            };
+            // Added as an operation of its own, whose gradient is a sum.
+            match bias {
+                None => output,
+                Some(bias) => {
+                    let channels = bias.primitive.shape().num_elements();
+                    let bias = Self::float_reshape(bias, Shape::new([1, channels, 1, 1]));
+                    Self::float_add(output, bias)
+                }
+            }
+        }
+
         fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
             #[derive(Debug)]
             struct SplitHeads;
@@ -254,6 +370,7 @@ mod tests {
 
     use burn::{
         backend::Autodiff,
+        nn::conv::Conv2dConfig,
         tensor::{Distribution, activation},
     };
 
@@ -280,6 +397,37 @@ mod tests {
         let ((y, dy), (want, dwant)) = (run(&fused), run(&plain));
         assert!((y - want).abs().max().into_scalar() < TOLERANCE);
         assert!((dy - dwant).abs().max().into_scalar() < TOLERANCE);
+    }
+
+    #[test]
+    fn convolution_equals_burns() {
+        let device = Default::default();
+        for (input, output, size, kernel, stride, padding) in [
+            (3, 5, [7, 9], 3, 1, 1),
+            (4, 2, [8, 8], 3, 2, 1),
+            (2, 3, [9, 5], 3, 2, 0),
+            (5, 4, [3, 2], 1, 1, 0),
+            (1, 2, [1, 4], 3, 1, 1),
+            (2, 2, [6, 6], 2, 2, 0),
+        ] {
+            let layer = Conv2dConfig::new([input, output], [kernel; 2])
+                .with_stride([stride; 2])
+                .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+                .init::<A>(&device);
+            let x = Tensor::<A, 4>::random([3, input, size[0], size[1]], Distribution::Normal(0.0, 1.0), &device);
+            same(x.clone(), |x| conv2d(&layer, x), |x| layer.forward(x));
+            let weight_gradient = |f: &dyn Fn() -> Tensor<A, 4>| {
+                let gradients = f().powi_scalar(2).sum().backward();
+                let bias = layer.bias.as_ref().unwrap().val().grad(&gradients).unwrap();
+                (layer.weight.val().grad(&gradients).unwrap(), bias)
+            };
+            let (weight, bias) = weight_gradient(&|| conv2d(&layer, x.clone()));
+            let (want, want_bias) = weight_gradient(&|| layer.forward(x.clone()));
+            // Sums of up to 200 terms.
+            let tolerance = 200.0 * TOLERANCE;
+            assert!((weight - want).abs().max().into_scalar() < tolerance);
+            assert!((bias - want_bias).abs().max().into_scalar() < tolerance);
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) fn binary(
     from_vec(output, x.layout().shape().clone())
 }
 
-fn from_vec(values: Vec<f32>, shape: Shape) -> FlexTensor {
+pub(super) fn from_vec(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(burn::tensor::Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
@@ -127,8 +127,9 @@ fn unit_strides<const D: usize>(x: &FlexTensor) -> Option<[usize; D]> {
 /// `erf(x)` as an odd rational function: numerator of degree 13, denominator of degree 8.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    // Beyond this argument erf is 1 to float32 precision; there the quotient may exceed it by a rounding.
-    let x = x.clamp(-4.0, 4.0);
+    // From here on erf is 1 to float32 precision, and the quotient misses it by a rounding.
+    const SATURATED: f32 = 4.0;
+    let x = x.clamp(-SATURATED, SATURATED);
     let s = x * x;
     let mut p = -2.726_142_5e-10_f32;
     p = p * s + 2.770_681_1e-8;
@@ -142,7 +143,7 @@ fn erf(x: f32) -> f32 {
     q = q * s - 1.682_827_4e-3;
     q = q * s - 7.373_329_2e-3;
     q = q * s - 1.426_470_4e-2;
-    (x * p / q).clamp(-1.0, 1.0)
+    if x.abs() < SATURATED { x * p / q } else { 1f32.copysign(x) }
 }
 
 /// `exp(x)` by range reduction; flushes to zero below -87 and saturates above 88.

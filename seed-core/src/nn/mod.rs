@@ -14,7 +14,8 @@
 
 mod attention;
 mod backend;
+mod conv;
 mod kernels;
 
 pub use attention::attention;
-pub use backend::{SeedBackend, gelu, merge_heads, silu, softmax, split_heads};
+pub use backend::{SeedBackend, conv2d, gelu, merge_heads, silu, softmax, split_heads};

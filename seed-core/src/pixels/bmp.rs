@@ -1,14 +1,18 @@
 //! BMP: bytes -> RGB, with Pillow's reading of the format.
 //!
-//! A palette of black and white means one bit a pixel, whatever the header says. 5 and 6 bits of a channel become `level * 255 / 31` and `/ 63`, rounded down. In run-length encoded images
-//! an odd run of 4-bit pixels takes the bytes that Pillow takes, one less than the format says.
+//! Differs from it in one case: with fewer than 8 bits a pixel and a palette that counts up from black, Pillow takes
+//! bytes for pixels, and fails or shows noise. Here the bits are read as they stand.
+//!
+//! A palette of black and white means one bit a pixel, whatever the header says. 5 and 6 bits of a channel become
+//! `level * 255 / 31` and `/ 63`, rounded down. In run-length encoded images an odd run of 4-bit pixels takes the
+//! bytes that Pillow takes, one less than the format says.
 
 use image::RgbImage;
 
 use super::bytes::{Bytes, samples};
 use super::decode::{Fault, Limits, Palette, from_pixels};
 
-/// `bits` of one pixel, and where its channels are.
+/// How a pixel is stored.
 enum Layout {
     Indexed {
         depth: usize,

@@ -1,8 +1,8 @@
 //! GIF: bytes -> RGB of the first frame, as Pillow shows it.
 //!
-//! The canvas is the logical screen, grown to hold the frame. Outside of the frame lies the transparent colour if there
-//! is one, else colour 0. A palette that is the grey ramp is the same as no palette: its length does not matter then, and a
-//! frame with such a palette of its own takes the colours of the whole file.
+//! The canvas is the logical screen, grown to hold the frame. Outside of the frame lies the transparent colour if
+//! there is one, else colour 0. A palette that is the grey ramp is the same as no palette: its length does not matter
+//! then, and a frame with such a palette of its own takes the colours of the whole file.
 
 use image::RgbImage;
 use weezl::{BitOrder, LzwStatus, decode::Decoder};

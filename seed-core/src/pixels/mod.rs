@@ -6,8 +6,8 @@
 //! ```
 //! Reference: what the official implementation does with Pillow and torchvision, `Image.open(f).convert("RGB")`,
 //! `Resize((size, size))`, `ToTensor()`, `Normalize(mean, std)`, bit for bit. So images are squashed to a square, EXIF
-//! rotation is not applied, and alpha is dropped, not composited. Differences from Pillow: formats other than PNG, JPEG,
-//! WebP, GIF, BMP and TIFF are refused, and so are some TIFF encodings (see `tiff`).
+//! rotation is not applied, and alpha is dropped, not composited. Differences from Pillow: formats other than PNG,
+//! JPEG, WebP, GIF, BMP and TIFF are refused, and so are some TIFF encodings (see `tiff`).
 
 mod bmp;
 mod bytes;
@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 /// Mean of each channel in the training data of CLIP, in units of 0 to 1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel in the training data of CLIP, in units of 0 to 1.
-pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_1];
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// The two preprocessings in use for SEED; their pixels differ by up to 22 levels, so their tokens differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

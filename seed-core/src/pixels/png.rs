@@ -3,10 +3,11 @@
 //! As Pillow reads it: greys of 1, 2 and 4 bits are spread over 0 to 255, grey of 16 bits is clipped to 255, other
 //! channels of 16 bits lose their low byte, transparency is dropped, an animation gives its default image.
 
-use std::io::{BufWriter, Cursor, ErrorKind, Write};
+use std::io::{Cursor, ErrorKind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use ::png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, Transformations};
+use ::png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Transformations};
 use image::RgbImage;
 
 use super::bytes::samples;
@@ -82,24 +83,28 @@ pub(super) fn palette(data: &[u8]) -> Palette {
 ///
 /// # Errors
 /// [`Error::Write`] when the folder does not exist, is not writable or is full.
+///
+/// # Panics
+/// When the image is empty.
 pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let data = encode(image).expect("memory takes any image that is not empty");
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = write(&beside, image).and_then(|()| std::fs::rename(&beside, path));
+    let unique = format!(".{name}.{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed));
+    let beside = path.with_file_name(unique);
+    let written = std::fs::write(&beside, data).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|source| {
         let _ = std::fs::remove_file(&beside);
         Error::Write { path: path.to_owned(), source }
     })
 }
 
-fn write(path: &Path, image: &RgbImage) -> std::io::Result<()> {
-    let mut file = BufWriter::new(std::fs::File::create(path)?);
-    let mut encoder = Encoder::new(&mut file, image.width(), image.height());
+fn encode(image: &RgbImage) -> std::result::Result<Vec<u8>, EncodingError> {
+    let mut data = Vec::new();
+    let mut encoder = Encoder::new(&mut data, image.width(), image.height());
     encoder.set_color(ColorType::Rgb);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(image.as_raw())?;
-    writer.finish()?;
-    file.flush()
+    encoder.write_header()?.write_image_data(image.as_raw())?;
+    Ok(data)
 }
 
 #[cfg(test)]

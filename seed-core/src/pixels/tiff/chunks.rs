@@ -50,7 +50,7 @@ pub(super) fn read(
     // Tiles may be larger than the image.
     limits.admit(chunks.width.try_into().unwrap_or(u32::MAX), chunks.height.try_into().unwrap_or(u32::MAX))?;
     let planes = if directory.number(tag::PLANAR)? == Some(2) { color.samples } else { 1 };
-    if planes > 1 && color.bits % 8 != 0 {
+    if planes > 1 && !color.bits.is_multiple_of(8) {
         return Err(Fault::Broken(format!("planar TIFF with {} bits a sample is not supported", color.bits)));
     }
     let content = Content {

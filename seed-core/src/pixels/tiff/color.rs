@@ -45,7 +45,7 @@ impl Color {
         let extra = directory.numbers(tag::EXTRA_SAMPLES)?;
         let unsupported = || {
             Fault::Broken(format!(
-                "TIFF with {samples} samples of {bits} bits, interpretation {photometric} and format {format} is not supported"
+                "TIFF with {samples} samples of {bits} bits, interpretation {photometric}, format {format} is not supported"
             ))
         };
         if depths.iter().any(|&depth| depth != bits) || !(1..=6).contains(&samples) {
@@ -89,7 +89,7 @@ impl Color {
             Meaning::Grey { white_is_zero } => {
                 let scale = 255 / ((1_u16 << self.bits) - 1) as u8;
                 let flip = if *white_is_zero { 255 } else { 0 };
-                from_pixels(width, height, small().map(|level| [level * scale ^ flip; 3]))
+                from_pixels(width, height, small().map(|level| [(level * scale) ^ flip; 3]))
             }
             Meaning::Palette(palette) => from_pixels(width, height, small().map(|index| palette[usize::from(index)])),
             Meaning::Unsigned if self.bits == 12 => {

@@ -1,12 +1,16 @@
 //! TIFF: bytes -> RGB of the first image.
 //!
 //! ```text
-//! directory -> chunks (strips or tiles), decompressed -> rows of stored samples -> RGB -> turned by the orientation tag
+//! directory -> chunks (strips or tiles), decompressed -> rows of stored samples -> RGB -> turned upright
 //! ```
-//! As Pillow with libtiff: classic and BigTIFF, both byte orders, strips and tiles, interleaved and planar; grey of 1 to
-//! 32 bits and float, palette, RGB, CMYK, YCbCr in JPEG; no compression, LZW, Deflate, PackBits, JPEG, CCITT group 4.
+//! As Pillow with libtiff: classic and BigTIFF, both byte orders, strips and tiles, interleaved and planar; grey of 1
+//! to 32 bits and float, palette, RGB, CMYK, YCbCr in JPEG; no compression, LZW, Deflate, PackBits, JPEG, CCITT group
+//! 4.
 //! Unlike the other formats a TIFF is turned upright, because Pillow does so while loading it.
-//! Refused, with a message that says so: Lab, other YCbCr, old-style JPEG, group 3, Zstandard, LZMA and WebP inside TIFF.
+//! Refused, with a message that says so: Lab, other YCbCr, old-style JPEG, group 3, Zstandard, LZMA and WebP inside
+//! TIFF.
+//! Differs where Pillow misreads: planar images of 16 bits, and compressed big-endian signed or float samples, come
+//! out as they were stored.
 
 mod chunks;
 mod color;
