@@ -14,7 +14,7 @@ fn inspect_counts_every_weight_and_tests_itself() {
     for line in ["golden", "random weights for tests", "56 x 56 pixels", "32 an image, 256 codes", "128 x 128", "cpu"] {
         assert!(output.contains(line), "{line}: {output}");
     }
-    assert!(output.ends_with("self-test           passed\n"), "{output}");
+    assert!(output.ends_with("self-test             passed\n"), "{output}");
     let json = done(program().args(["inspect", "--json"]).arg(world.bundle())).stdout;
     let facts: Value = serde_json::from_slice(&json).unwrap();
     let parts: u64 = facts["parts"].as_array().unwrap().iter().map(|part| part["parameters"].as_u64().unwrap()).sum();
