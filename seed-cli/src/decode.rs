@@ -17,7 +17,7 @@ use crate::{
     interrupt,
     lines::{self, Line},
     names::Names,
-    options::{Global, ModelOptions, SamplingOptions},
+    options::{Global, ModelOptions, NegativeOption, SamplingOptions},
     outcome::{Outcome, Tally},
     progress::Progress,
 };
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     sampling: SamplingOptions,
     #[command(flatten)]
+    negative: NegativeOption,
+    #[command(flatten)]
     model: ModelOptions,
 }
 
@@ -55,7 +57,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let (text, file) = read(&args.codes)?;
     let tokenizer = args.model.open(None, global)?;
     let (paths, codes) = parse(&text, &file, tokenizer.as_ref())?;
-    let (options, negative) = args.sampling.resolve(tokenizer.as_ref())?;
+    let options = args.sampling.resolve(tokenizer.as_ref());
+    let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[], paths.iter().flatten().map(Path::new))?;
     let total = codes.batch();
     let progress = Progress::new(total, "images", global);

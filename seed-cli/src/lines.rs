@@ -1,10 +1,10 @@
 //! Lines of codes: what `encode` writes and `decode` reads.
 //!
-//! ```text
-//! path, tab, codes with spaces        cat.jpg	17 801 ...
-//! JSON                                {"path": "cat.jpg", "codes": [17, 801, ...]}
-//! codes alone (reading only)          17 801 ...
-//! ```
+//! | form | example |
+//! |---|---|
+//! | path, tab, codes with spaces | `cat.jpg\t17 801 ...` |
+//! | JSON | `{"path": "cat.jpg", "codes": [17, 801, ...]}` |
+//! | codes alone, reading only | `17 801 ...` |
 
 use anyhow::{Context as _, bail};
 use seed_core::{Codes, Error, codes};

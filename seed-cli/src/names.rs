@@ -1,7 +1,7 @@
 //! Names of the images that are written: after the image that they were made from, each once.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,8 @@ pub(crate) struct Names {
     folder: PathBuf,
     /// Without the ending and in lower case: some file systems know no other.
     taken: HashSet<String>,
+    /// The number that was given last to a stem, so that a thousand images of one name take a thousand tries.
+    numbers: HashMap<String, usize>,
     /// Files that must stay as they are.
     sources: HashSet<PathBuf>,
 }
@@ -30,6 +32,7 @@ impl Names {
         Ok(Self {
             folder: folder.to_owned(),
             taken: reserved.iter().map(|&name| name.to_owned()).collect(),
+            numbers: HashMap::new(),
             sources: sources.filter_map(|path| path.canonicalize().ok()).collect(),
         })
     }
@@ -39,16 +42,16 @@ impl Names {
     pub(crate) fn next(&mut self, path: Option<&str>, index: usize) -> PathBuf {
         let stem = path.filter(|&path| path != "-").and_then(|path| Path::new(path).file_stem()?.to_str());
         let base = stem.map_or_else(|| format!("{index:06}"), str::to_owned);
-        let mut name = base.clone();
-        let mut number = 1;
+        let number = self.numbers.entry(base.clone()).or_default();
         loop {
+            *number += 1;
+            let name = if *number == 1 { base.clone() } else { format!("{base}-{number}") };
             let candidate = self.folder.join(format!("{name}.png"));
-            let is_source = candidate.canonicalize().is_ok_and(|path| self.sources.contains(&path));
-            if !is_source && self.taken.insert(name.to_lowercase()) {
+            let is_source = || candidate.canonicalize().is_ok_and(|path| self.sources.contains(&path));
+            if !self.taken.contains(&name.to_lowercase()) && !is_source() {
+                self.taken.insert(name.to_lowercase());
                 return candidate;
             }
-            number += 1;
-            name = format!("{base}-{number}");
         }
     }
 }
@@ -73,7 +76,6 @@ mod tests {
         assert_eq!(given, expected.map(|name| format!("{name}.png")));
     }
 
-    /// A thousand images of one name take a thousand tries, not a million.
     #[test]
     fn many_images_of_one_name_are_numbered() {
         let folder = tempfile::tempdir().unwrap();

@@ -112,26 +112,37 @@ pub(crate) struct SamplingOptions {
     /// Seed of the random numbers; each image has its own, by its place among all
     #[arg(long, value_name = "N", default_value_t)]
     seed: u64,
+}
+
+impl SamplingOptions {
+    /// The options, with what was not said taken from the model.
+    pub(crate) fn resolve(&self, tokenizer: &dyn SeedTokenizer) -> DecodeOptions {
+        let own = tokenizer.decode_options();
+        DecodeOptions {
+            steps: self.steps.unwrap_or(own.steps),
+            guidance: self.guidance.unwrap_or(own.guidance),
+            seed: self.seed,
+        }
+    }
+}
+
+/// What images shall not become.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NegativeOption {
     /// Codes to move away from
     #[arg(long, value_name = "CODES")]
     negative: Option<String>,
 }
 
-impl SamplingOptions {
-    /// The options, with what was not said taken from the model.
-    pub(crate) fn resolve(&self, tokenizer: &dyn SeedTokenizer) -> anyhow::Result<(DecodeOptions, Option<Codes>)> {
-        let own = tokenizer.decode_options();
-        let options = DecodeOptions {
-            steps: self.steps.unwrap_or(own.steps),
-            guidance: self.guidance.unwrap_or(own.guidance),
-            seed: self.seed,
-        };
+impl NegativeOption {
+    /// The codes, if there are any.
+    pub(crate) fn resolve(&self, tokenizer: &dyn SeedTokenizer) -> anyhow::Result<Option<Codes>> {
         let model = &tokenizer.config().model;
-        let negative = |text: &String| {
+        let read = |text: &String| {
             let row = codes::from_text(text)?;
             Codes::from_rows([row], model.num_queries, model.codebook_size)
         };
-        Ok((options, self.negative.as_ref().map(negative).transpose().context("--negative cannot be used")?))
+        self.negative.as_ref().map(read).transpose().context("--negative cannot be used")
     }
 }
 

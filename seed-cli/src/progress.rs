@@ -28,6 +28,16 @@ impl Progress {
         Self(Some(bar))
     }
 
+    /// A sign of life for work that cannot be counted.
+    pub(crate) fn working(what: &'static str, global: &Global) -> Self {
+        if global.quiet || !stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(Some(bar))
+    }
+
     /// Counts `count` more.
     pub(crate) fn advance(&self, count: usize) {
         self.with(|bar| bar.inc(count as u64));

@@ -12,7 +12,7 @@ use crate::{
     encode,
     input::{self, Input},
     names::Names,
-    options::{Global, ImageOptions, ModelOptions, SamplingOptions},
+    options::{Global, ImageOptions, ModelOptions, NegativeOption, SamplingOptions},
     outcome::Outcome,
     progress::Progress,
 };
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     sampling: SamplingOptions,
     #[command(flatten)]
+    negative: NegativeOption,
+    #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     reading: ImageOptions,
@@ -57,7 +59,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let inputs = input::expand(&args.images)?;
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
-    let (options, negative) = args.sampling.resolve(tokenizer.as_ref())?;
+    let options = args.sampling.resolve(tokenizer.as_ref());
+    let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[SHEET], inputs.iter().filter_map(Input::file))?;
     let progress = Progress::new(total, "images", global);
     let decoder = Decoder { tokenizer: tokenizer.as_ref(), options, negative, progress: &progress };

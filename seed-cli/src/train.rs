@@ -117,7 +117,9 @@ impl Watcher<'_> {
         let line = || format!("stage {stage}  step {step}/{steps}  {state}");
         match step == steps {
             true => bar.suspend(|| self.global.note(line)),
-            false if self.global.verbose && step % STEPS_A_LINE == 0 => bar.suspend(|| eprintln!("{}", line())),
+            false if self.global.verbose && step.is_multiple_of(STEPS_A_LINE) => {
+                bar.suspend(|| eprintln!("{}", line()))
+            }
             false => {}
         }
     }

@@ -98,3 +98,11 @@ fn inspect_and_reconstruct_refuse_alike() {
     fails(world.seed("reconstruct").args(["x.png", "--out", "out"]), 1, &["no config.json"]);
     assert!(!world.path("out").exists());
 }
+
+#[test]
+fn evaluation_needs_captions() {
+    let world = World::new();
+    let bundle = world.bundle();
+    fails(program().args(["eval", "retrieval", "--images", "2", "--model"]).arg(&bundle), 1, &["no caption side"]);
+    fails(program().args(["eval", "codes", "--images", "0", "--model"]).arg(&bundle), 2, &["at least 1"]);
+}

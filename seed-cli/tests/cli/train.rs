@@ -48,7 +48,8 @@ latent_channels = 4
 unet_channels = [8, 8]
 unet_layers = 1
 head_dim = 4
-groups = 2
+vae_groups = 2
+unet_groups = 2
 context = 4
 pool = 8
 steps = 2
@@ -73,6 +74,25 @@ impl World {
         seed
     }
 
+    /// Every evaluation runs on `bundle` and says what it measured, in both forms.
+    fn evaluates(&self, bundle: &str) {
+        let eval = |arguments: &[&str], words: &[&str], pointer: &str| {
+            let eval = |more: &[&str]| {
+                let mut seed = program();
+                seed.arg("eval").args(arguments).arg("--model").arg(self.path(bundle)).args(more);
+                text(&done(&mut seed).stdout)
+            };
+            let table = eval(&[]);
+            words.iter().for_each(|word| assert!(table.contains(word), "{word}: {table}"));
+            let json: Value = serde_json::from_str(&eval(&["--json"])).unwrap();
+            assert!(json.pointer(pointer).is_some_and(Value::is_number), "{pointer}: {json}");
+        };
+        eval(&["codes", "--images", "40"], &["40 held-out scenes", "of 16", "perplexity"], "/usage");
+        eval(&["retrieval", "--images", "12"], &["image -> text", "R@10", "causal code"], "/rows/2/image_to_text/at_1");
+        let sampling = ["reconstruction", "--images", "3", "--steps", "1", "--seed", "4"];
+        eval(&sampling, &["nearest original", "dB", "1 step, guidance 2, seed 4"], "/psnr");
+    }
+
     fn reports(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("runs/least/vision/metrics.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -94,6 +114,7 @@ fn a_recipe_becomes_a_model() {
     let codes = done(program().args(["encode", "--model"]).arg(world.path(bundle)).args(images)).stdout;
     assert_eq!(text(&codes).lines().count(), 2);
     done(program().arg("inspect").arg(world.path(bundle)));
+    world.evaluates(bundle);
     // The folder is in use now; nothing in it is touched without being asked.
     fails(&mut world.train(), 1, &["runs/least already holds a run", "--resume", "--out"]);
     assert_eq!(text(&done(world.train().arg("--resume")).stdout), "runs/least/bundle\n");
@@ -104,8 +125,8 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     let world = World::new();
     world.recipe(1_000_000);
     let stop_after = |steps: usize, command: &mut Command| {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_for("training steps", || world.reports().len() >= steps);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("training steps", || child.try_wait().unwrap().is_some() || world.reports().len() >= steps);
         interrupt(&child);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));

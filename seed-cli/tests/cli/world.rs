@@ -50,11 +50,6 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// The same as text, for arguments.
-    pub(crate) fn arg(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
     pub(crate) fn bundle(&self) -> PathBuf {
         self.path("bundle")
     }
