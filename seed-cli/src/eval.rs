@@ -148,7 +148,7 @@ fn stopped() -> Outcome {
 
 fn retrieval_table(measured: &Retrieval) -> String {
     let mut lines = vec![
-        format!("{:16}  {:^20}  {:^20}", "", "image -> text", "text -> image"),
+        format!("{:16}  {:^20}  {:>16}", "", "image -> text", "text -> image"),
         format!("{0:16}  {1:>6} {2:>6} {3:>6}  {1:>6} {2:>6} {3:>6}  {4:>6}", "", "R@1", "R@5", "R@10", "mean"),
     ];
     let recall = |r: &Recall| format!("{:6.1} {:6.1} {:6.1}", 100.0 * r.at_1, 100.0 * r.at_5, 100.0 * r.at_10);
