@@ -88,7 +88,7 @@ pub(super) fn palette(data: &[u8]) -> Palette {
 /// When the image is empty.
 pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let data = encode(image).expect("memory takes any image that is not empty");
+    let data = to_png(image);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unique = format!(".{name}.{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed));
     let beside = path.with_file_name(unique);
@@ -97,6 +97,14 @@ pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
         let _ = std::fs::remove_file(&beside);
         Error::Write { path: path.to_owned(), source }
     })
+}
+
+/// An image as the bytes of a PNG file; the same bytes for the same image.
+///
+/// # Panics
+/// When the image is empty.
+pub fn to_png(image: &RgbImage) -> Vec<u8> {
+    encode(image).expect("memory takes any image that is not empty")
 }
 
 fn encode(image: &RgbImage) -> std::result::Result<Vec<u8>, EncodingError> {

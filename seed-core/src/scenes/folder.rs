@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Cursor, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use image::ImageFormat;
-
 use super::scene::{Scene, Split};
 use crate::error::{Error, Result};
+use crate::pixels;
 
 /// The file with the captions: a line `{"file_name": "000000.png", "text": "a small ..."}` an image.
 pub const CAPTIONS: &str = "metadata.jsonl";
@@ -53,7 +52,7 @@ pub fn write_folder(
     for index in 0..count {
         let path = dir.join(file_name(index));
         if !exists(&path)? {
-            write_whole(&path, &folder.png(index)?)?;
+            write_whole(&path, &folder.png(index))?;
         }
         if progress(index + 1).is_break() {
             return Err(Error::Interrupted);
@@ -88,7 +87,7 @@ impl Folder<'_> {
                 _ if !is_file => return Err(in_use(name)),
                 (CAPTIONS, _) | (_, Some(_)) if partial => continue,
                 (CAPTIONS, _) => self.captions().into_bytes(),
-                (_, Some(index)) => self.png(index)?,
+                (_, Some(index)) => self.png(index),
                 (_, None) => return Err(in_use(name)),
             };
             if fs::read(entry.path()).map_err(cannot_read(entry.path()))? != expected {
@@ -108,13 +107,8 @@ impl Folder<'_> {
         Scene::sample(self.seed, index, self.split)
     }
 
-    fn png(&self, index: u64) -> Result<Vec<u8>> {
-        let mut bytes = Cursor::new(Vec::new());
-        self.scene(index)
-            .render(self.size)
-            .write_to(&mut bytes, ImageFormat::Png)
-            .map_err(|error| Error::Image { name: file_name(index), reason: error.to_string() })?;
-        Ok(bytes.into_inner())
+    fn png(&self, index: u64) -> Vec<u8> {
+        pixels::to_png(&self.scene(index).render(self.size))
     }
 
     fn captions(&self) -> String {

@@ -11,6 +11,7 @@ use super::render::{inks, radius, shade_ends};
 use super::scene::fnv1a;
 use super::*;
 use crate::error::Error;
+use crate::pixels;
 
 const SAMPLES: u64 = 20_000;
 
@@ -241,7 +242,7 @@ fn a_folder_holds_pictures_and_captions() {
         assert_eq!(line.len(), 2);
         assert_eq!(line["file_name"], format!("00000{index}.png"));
         assert_eq!(line["text"], scene.caption());
-        let picture = image::open(dir.join(&line["file_name"])).unwrap().into_rgb8();
+        let picture = pixels::open(&dir.join(&line["file_name"]), &pixels::Limits::default()).unwrap();
         assert_eq!(picture, scene.render(64));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`open`] gives a [`SeedTokenizer`], which hides the backend; [`Tokenizer`] is what stands behind it, for programs that
 //! chose theirs when they were compiled. Batches of any size are split so that memory stays bounded, which changes no
-//! code and no embedding.
+//! code.
 
 use std::{
     ops::ControlFlow,

@@ -1,0 +1,60 @@
+//! `seed inspect` and `seed scenes`.
+
+use std::fs;
+
+use seed_core::scenes::{Scene, Split};
+use serde_json::Value;
+
+use crate::world::{World, done, fails, program, text};
+
+#[test]
+fn inspect_counts_every_weight_and_tests_itself() {
+    let world = World::new();
+    let output = text(&done(program().arg("inspect").arg(world.bundle())).stdout);
+    for line in ["golden", "random weights for tests", "56 x 56 pixels", "32 an image, 256 codes", "128 x 128", "cpu"] {
+        assert!(output.contains(line), "{line}: {output}");
+    }
+    assert!(output.ends_with("self-test             passed\n"), "{output}");
+    let json = done(program().args(["inspect", "--json"]).arg(world.bundle())).stdout;
+    let facts: Value = serde_json::from_slice(&json).unwrap();
+    let parts: u64 = facts["parts"].as_array().unwrap().iter().map(|part| part["parameters"].as_u64().unwrap()).sum();
+    assert_eq!(facts["parameters"], parts);
+    assert_eq!(facts["memory_bytes"], 4 * parts);
+    assert_eq!(facts["sizes"]["codebook_size"], 256);
+    assert_eq!(facts["decoder"]["image_size"], 128);
+    assert_eq!(facts["self_test"], "passed");
+    // The same by --model, and without a decoder.
+    fs::remove_dir_all(world.path("bundle/decoder")).unwrap();
+    let json = done(world.seed("inspect").arg("--json")).stdout;
+    let facts: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(facts["decoder"], Value::Null);
+}
+
+#[test]
+fn scenes_follow_from_the_seed() {
+    let world = World::new();
+    let scenes = |out: &str, options: &[&str]| {
+        done(program().current_dir(world.path("")).args(["scenes", "--count", "4", "--out", out]).args(options));
+        let read = |name: &str| fs::read(world.path(out).join(name)).unwrap();
+        let images: Vec<Vec<u8>> = (0..4).map(|index| read(&format!("00000{index}.png"))).collect();
+        (images, text(&read("metadata.jsonl")))
+    };
+    let first = scenes("a", &["--seed", "5"]);
+    assert_eq!(first, scenes("b", &["--seed", "5"]));
+    assert_eq!(first, scenes("a", &["--seed", "5"]), "a whole folder stays as it is");
+    assert_ne!(first, scenes("c", &["--seed", "6"]));
+    let held_out = scenes("d", &["--seed", "5", "--held-out", "--size", "32"]);
+    assert!(held_out.1.contains(&Scene::sample(5, 3, Split::HeldOut).caption()), "{}", held_out.1);
+    assert!(first.1.contains(&Scene::sample(5, 3, Split::Train).caption()), "{}", first.1);
+}
+
+#[test]
+fn scenes_refuse_what_cannot_be_written() {
+    let world = World::new();
+    let scenes = |arguments: &[&str], words: &[&str]| {
+        drop(fails(program().current_dir(world.path("")).arg("scenes").args(arguments), 1, words));
+    };
+    scenes(&["--count", "0", "--out", "a"], &["count = 0"]);
+    scenes(&["--count", "1", "--size", "4", "--out", "a"], &["size = 4", "16"]);
+    scenes(&["--count", "1", "--out", "bundle"], &["bundle already holds", "empty folder"]);
+}

@@ -1,0 +1,132 @@
+//! `seed train`.
+
+use std::{fs, process::Command, process::Stdio};
+
+use serde_json::Value;
+
+use crate::world::{World, done, fails, interrupt, program, text, wait_for};
+
+/// Everything as small as it can be.
+const RECIPE: &str = r#"
+name = "least"
+seed = 3
+
+[model]
+image_size = 16
+patch_size = 8
+vit_width = 8
+vit_depth = 1
+vit_heads = 2
+vit_mlp = 8
+qformer_width = 8
+qformer_depth = 1
+qformer_heads = 2
+qformer_mlp = 8
+cross_attention_every = 1
+num_queries = 32
+codebook_size = 16
+codebook_dim = 4
+decoder_depth = 1
+decoder_heads = 2
+head = "mlp"
+generation_dim = 8
+reverse_queries = 1
+reverse_depth = 1
+recon_semantic = true
+
+[contrast]
+embed_dim = 8
+width = 8
+depth = 1
+heads = 2
+context = 44
+
+[diffusion]
+vae_channels = [4, 8]
+vae_layers = 1
+latent_channels = 4
+unet_channels = [8, 8]
+unet_layers = 1
+head_dim = 4
+groups = 2
+context = 4
+pool = 8
+steps = 2
+guidance = 2.0
+"#;
+
+impl World {
+    /// Writes the recipe with `vision` steps of the first stage.
+    fn recipe(&self, vision: usize) {
+        let plan = |name: &str, steps: usize| {
+            format!(
+                "[{name}]\nsteps = {steps}\nbatch = 4\nlearning_rate = 1e-3\nwarmup = 1\nweight_decay = 0.0\ncheckpoint_every = 1000000\n"
+            )
+        };
+        let plans = [plan("vision", vision), plan("stage1", 1), plan("stage2", 1), plan("vae", 1), plan("decoder", 1)];
+        fs::write(self.path("least.toml"), format!("{RECIPE}\n{}", plans.concat())).unwrap();
+    }
+
+    fn train(&self) -> Command {
+        let mut seed = program();
+        seed.current_dir(self.path("")).args(["train", "least.toml"]);
+        seed
+    }
+
+    fn reports(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("runs/least/vision/metrics.jsonl")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+#[test]
+fn a_recipe_becomes_a_model() {
+    let world = World::new();
+    world.recipe(2);
+    let output = text(&done(world.train().arg("--json")).stdout);
+    let lines: Vec<&str> = output.lines().collect();
+    let (bundle, reports) = lines.split_last().unwrap();
+    assert_eq!(*bundle, "runs/least/bundle");
+    let stages: Vec<Value> =
+        reports.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["stage"].clone()).collect();
+    assert_eq!(stages, ["vision", "vision", "stage1", "stage2", "vae", "decoder"]);
+    let images = world.images(2);
+    let codes = done(program().args(["encode", "--model"]).arg(world.path(bundle)).args(images)).stdout;
+    assert_eq!(text(&codes).lines().count(), 2);
+    done(program().arg("inspect").arg(world.path(bundle)));
+    // The folder is in use now; nothing in it is touched without being asked.
+    fails(&mut world.train(), 1, &["runs/least already holds a run", "--resume", "--out"]);
+    assert_eq!(text(&done(world.train().arg("--resume")).stdout), "runs/least/bundle\n");
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    let world = World::new();
+    world.recipe(1_000_000);
+    let stop_after = |steps: usize, command: &mut Command| {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("training steps", || world.reports().len() >= steps);
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let said = stop_after(3, &mut world.train());
+    let done = world.reports().len();
+    assert!(said.contains(&format!("interrupted after step {done} of 1000000 of stage vision")), "{said}");
+    assert!(said.contains("seed train least.toml --out runs/least --resume"), "{said}");
+    fails(&mut world.train(), 1, &["already holds a run"]);
+    stop_after(done + 3, world.train().arg("--resume"));
+    let steps: Vec<u64> = world.reports().iter().map(|report| report["step"].as_u64().unwrap()).collect();
+    assert!(steps.iter().copied().eq(1..=steps.len() as u64), "{steps:?}");
+}
+
+#[test]
+fn a_bad_recipe_is_named() {
+    let world = World::new();
+    fails(&mut world.train(), 1, &["least.toml", "No such file"]);
+    world.recipe(1);
+    let text = fs::read_to_string(world.path("least.toml")).unwrap();
+    fs::write(world.path("least.toml"), text.replace("vit_depth", "vit_deep")).unwrap();
+    fails(&mut world.train(), 1, &["least.toml", "vit_deep"]);
+}
