@@ -51,6 +51,8 @@ pub struct DiffusionSizes {
     pub vae_channels: Vec<usize>,
     /// Residual blocks of an encoder level; one more in the decoder.
     pub vae_layers: usize,
+    /// Groups of the autoencoder's group normalizations. As many as channels would hide each channel's level.
+    pub vae_groups: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Channels of each level of the UNet. The last level has no attention.
@@ -59,8 +61,8 @@ pub struct DiffusionSizes {
     pub unet_layers: usize,
     /// Features of an attention head.
     pub head_dim: usize,
-    /// Groups of every group normalization.
-    pub groups: usize,
+    /// Groups of the UNet's group normalizations.
+    pub unet_groups: usize,
     /// Features of the context, which is zeros: nothing is said in words.
     pub context: usize,
     /// Scenes that the UNet learns from.
@@ -123,7 +125,7 @@ impl Recipe {
     /// Sizes of the autoencoder.
     pub fn vae(&self) -> VaeConfig {
         let sizes = &self.diffusion;
-        let config = VaeConfig::sized(&sizes.vae_channels, sizes.vae_layers, sizes.groups);
+        let config = VaeConfig::sized(&sizes.vae_channels, sizes.vae_layers, sizes.vae_groups);
         VaeConfig { latent_channels: sizes.latent_channels, ..config }
     }
 
@@ -156,7 +158,7 @@ impl Recipe {
             use_linear_projection: true,
             class_embed_type: Some(ClassEmbedding::Projection),
             projection_class_embeddings_input_dim: Some(2 * self.model.generation_dim),
-            norm_num_groups: sizes.groups,
+            norm_num_groups: sizes.unet_groups,
             norm_eps: 1e-5,
         }
     }

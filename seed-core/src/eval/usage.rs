@@ -1,0 +1,65 @@
+//! How much of the codebook is used, and how evenly.
+
+use serde::Serialize;
+
+use crate::codes::Codes;
+
+/// Usage of the codebook over a set of images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CodeUsage {
+    /// Number of images.
+    pub images: usize,
+    /// Rows of the codebook.
+    pub codebook_size: usize,
+    /// Rows that occur at least once.
+    pub used: usize,
+    /// `used / codebook_size`.
+    pub usage: f64,
+    /// `exp` of the entropy of the codes, between 1 and `codebook_size`.
+    pub perplexity: f64,
+    /// Entropy of the codes at each position, in bits.
+    pub position_bits: Vec<f64>,
+}
+
+/// Counts codes.
+pub fn code_usage(codes: &Codes) -> CodeUsage {
+    let count = |values: &mut dyn Iterator<Item = u16>| {
+        let mut counts = vec![0usize; codes.codebook_size()];
+        values.for_each(|code| counts[usize::from(code)] += 1);
+        counts
+    };
+    let all = count(&mut codes.as_slice().iter().copied());
+    let used = all.iter().filter(|&&n| n > 0).count();
+    let position = |i: usize| count(&mut codes.rows().map(|row| row[i]));
+    CodeUsage {
+        images: codes.batch(),
+        codebook_size: codes.codebook_size(),
+        used,
+        usage: used as f64 / codes.codebook_size() as f64,
+        perplexity: entropy(&all).exp(),
+        position_bits: (0..codes.tokens()).map(|i| entropy(&position(i)) / std::f64::consts::LN_2).collect(),
+    }
+}
+
+/// Entropy of a histogram, in nats.
+fn entropy(counts: &[usize]) -> f64 {
+    let total: usize = counts.iter().sum();
+    let shares = counts.iter().filter(|&&n| n > 0).map(|&n| n as f64 / total as f64);
+    shares.map(|p| -p * p.ln()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_of_known_codes() {
+        let codes = Codes::from_rows([[0u16, 1], [0, 2], [0, 3], [0, 0]], 2, 8).unwrap();
+        let usage = code_usage(&codes);
+        assert_eq!((usage.images, usage.used, usage.usage), (4, 4, 0.5));
+        assert_eq!(usage.position_bits, [0.0, 2.0]);
+        // Shares 5/8 and three times 1/8.
+        let nats = -(0.625f64 * 0.625f64.ln() + 3.0 * 0.125 * 0.125f64.ln());
+        assert!((usage.perplexity - nats.exp()).abs() < 1e-12);
+    }
+}
