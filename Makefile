@@ -26,4 +26,4 @@ demo:
 
 # Speed on this machine, as tables; see benches/README.md.
 bench:
-	cargo run --release -p seed-benches
+	@cargo run --release -p seed-benches
