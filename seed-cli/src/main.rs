@@ -17,6 +17,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod lines;
+mod memory;
 mod names;
 mod options;
 mod outcome;
@@ -31,11 +32,6 @@ use clap::{Parser, Subcommand};
 
 use options::Global;
 use outcome::Outcome;
-
-/// Tensors are large, and there are thousands a second: glibc maps and unmaps memory for each, which costs a fifth of the
-/// time of training.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Turns an image into 32 discrete tokens that read left to right like words, and such tokens back into an image.
 #[derive(Parser)]
@@ -58,6 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep();
     let Cli { command, global } = Cli::parse();
     match run(command, &global) {
         Ok(outcome) => outcome.code(),
