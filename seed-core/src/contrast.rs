@@ -63,7 +63,7 @@ impl ContrastConfig {
         if self.embed_dim == 0 || self.text_width == 0 || self.context == 0 {
             return fail("embed_dim, text_width and context must not be 0".to_owned());
         }
-        if self.text_heads == 0 || self.text_width % self.text_heads != 0 {
+        if self.text_heads == 0 || !self.text_width.is_multiple_of(self.text_heads) {
             return fail(format!(
                 "text_width = {} is no multiple of text_heads = {}",
                 self.text_width, self.text_heads

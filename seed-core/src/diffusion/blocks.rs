@@ -15,7 +15,7 @@ use burn::tensor::{
     ops::{InterpolateMode, InterpolateOptions},
 };
 
-use crate::nn::{SeedBackend, conv2d, silu};
+use crate::nn::{SeedBackend, conv2d, group_norm, silu};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {
@@ -28,7 +28,7 @@ pub(super) fn conv_1x1<B: Backend>(channels: [usize; 2], device: &B::Device) -> 
 }
 
 /// A group normalization with learned scale and shift.
-pub(super) fn group_norm<B: Backend>(groups: usize, channels: usize, eps: f64, device: &B::Device) -> GroupNorm<B> {
+pub(super) fn norm_layer<B: Backend>(groups: usize, channels: usize, eps: f64, device: &B::Device) -> GroupNorm<B> {
     GroupNormConfig::new(groups, channels).with_epsilon(eps).init(device)
 }
 
@@ -58,10 +58,10 @@ impl ResnetSizes {
     pub(super) fn init<B: Backend>(self, device: &B::Device) -> ResnetBlock<B> {
         let Self { in_channels, out_channels, time_dim, groups, eps } = self;
         ResnetBlock {
-            norm1: group_norm(groups, in_channels, eps, device),
+            norm1: norm_layer(groups, in_channels, eps, device),
             conv1: conv_3x3([in_channels, out_channels], device),
             time_emb_proj: time_dim.map(|dim| LinearConfig::new(dim, out_channels).init(device)),
-            norm2: group_norm(groups, out_channels, eps, device),
+            norm2: norm_layer(groups, out_channels, eps, device),
             conv2: conv_3x3([out_channels, out_channels], device),
             conv_shortcut: (in_channels != out_channels).then(|| conv_1x1([in_channels, out_channels], device)),
         }
@@ -72,12 +72,12 @@ impl<B: SeedBackend> ResnetBlock<B> {
     /// `x` `[batch, in_channels, height, width]` and, in the UNet, the activated time embedding `[batch, time_dim]` ->
     /// `[batch, out_channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
-        let mut hidden = conv2d(&self.conv1, silu(self.norm1.forward(x.clone())));
+        let mut hidden = conv2d(&self.conv1, silu(group_norm(&self.norm1, x.clone())));
         if let (Some(project), Some(time)) = (&self.time_emb_proj, time) {
             let [batch, channels, _, _] = hidden.dims();
             hidden = hidden + project.forward(time.clone()).reshape([batch, channels, 1, 1]);
         }
-        let hidden = conv2d(&self.conv2, silu(self.norm2.forward(hidden)));
+        let hidden = conv2d(&self.conv2, silu(group_norm(&self.norm2, hidden)));
         match &self.conv_shortcut {
             Some(shortcut) => conv2d(shortcut, x) + hidden,
             None => x + hidden,

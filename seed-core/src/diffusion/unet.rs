@@ -10,9 +10,9 @@ use burn::nn::{GroupNorm, Linear, LinearConfig, conv::Conv2d};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{conv_3x3, group_norm, sinusoidal_embedding};
+use super::blocks::{conv_3x3, norm_layer, sinusoidal_embedding};
 use super::unet_blocks::{DownBlock, LevelSizes, MidBlock, UpBlock, UpChannels};
-use crate::nn::{SeedBackend, conv2d, silu};
+use crate::nn::{SeedBackend, conv2d, group_norm, silu};
 
 /// Sizes of a [`UNet`], named as in diffusers' `unet/config.json`. `serde_json` writes a file that diffusers reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl UNetConfig {
             down_blocks: self.down_blocks(device),
             mid_block: MidBlock::new(last, &self.level(channels.len() - 1, true), device),
             up_blocks: self.up_blocks(device),
-            conv_norm_out: group_norm(self.norm_num_groups, first, self.norm_eps, device),
+            conv_norm_out: norm_layer(self.norm_num_groups, first, self.norm_eps, device),
             conv_out: conv_3x3([first, self.out_channels], device),
             time_features: first,
         }
@@ -287,7 +287,7 @@ impl<B: SeedBackend> UNet<B> {
         for block in &self.up_blocks {
             x = block.forward(x, &time, &context, &mut skips);
         }
-        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
     }
 }
 

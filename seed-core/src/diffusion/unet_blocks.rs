@@ -12,8 +12,8 @@ use burn::nn::{
 };
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, group_norm};
-use crate::nn::{SeedBackend, attention, conv2d, gelu, merge_heads, split_heads};
+use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, norm_layer};
+use crate::nn::{SeedBackend, attention, conv2d, gelu, group_norm, merge_heads, split_heads};
 
 /// Epsilon of the group normalization before a transformer, whatever `norm_eps` says.
 const TRANSFORMER_EPS: f64 = 1e-6;
@@ -207,7 +207,7 @@ pub struct Transformer2d<B: Backend> {
 impl<B: SeedBackend> Transformer2d<B> {
     fn new(channels: usize, heads: usize, sizes: &LevelSizes, device: &B::Device) -> Self {
         Self {
-            norm: group_norm(sizes.groups, channels, TRANSFORMER_EPS, device),
+            norm: norm_layer(sizes.groups, channels, TRANSFORMER_EPS, device),
             proj_in: Projection::new(channels, sizes.linear_projection, device),
             transformer_blocks: vec![TransformerBlock::new(channels, heads, sizes.context_dim, device)],
             proj_out: Projection::new(channels, sizes.linear_projection, device),
@@ -217,7 +217,7 @@ impl<B: SeedBackend> Transformer2d<B> {
     /// `x` `[batch, channels, height, width]`, `context` `[batch, words, context_dim]` -> the shape of `x`.
     pub fn forward(&self, x: Tensor<B, 4>, context: &Tensor<B, 3>) -> Tensor<B, 4> {
         let [_, _, height, width] = x.dims();
-        let normed = self.norm.forward(x.clone());
+        let normed = group_norm(&self.norm, x.clone());
         let mut tokens = match &self.proj_in {
             Projection::Conv(conv) => map_to_tokens(conv2d(conv, normed)),
             Projection::Linear(linear) => linear.forward(map_to_tokens(normed)),

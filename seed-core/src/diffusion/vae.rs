@@ -9,11 +9,11 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::{
-    Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, conv_1x1, conv_3x3, group_norm,
+    Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, conv_1x1, conv_3x3, norm_layer,
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
 use crate::checkpoint::{KeyTable, Weights};
-use crate::nn::{SeedBackend, attention, conv2d, merge_heads, silu, split_heads};
+use crate::nn::{SeedBackend, attention, conv2d, group_norm, merge_heads, silu, split_heads};
 
 /// Module paths are checkpoint keys.
 pub const KEYS: KeyTable = KeyTable::EXACT;
@@ -182,7 +182,7 @@ impl VaeConfig {
             conv_in: conv_3x3([self.in_channels, channels[0]], device),
             down_blocks: (0..channels.len()).map(block).collect(),
             mid_block: self.middle(last, device),
-            conv_norm_out: group_norm(self.norm_num_groups, last, EPS, device),
+            conv_norm_out: norm_layer(self.norm_num_groups, last, EPS, device),
             conv_out: conv_3x3([last, 2 * self.latent_channels], device),
         }
     }
@@ -203,7 +203,7 @@ impl VaeConfig {
             conv_in: conv_3x3([self.latent_channels, last], device),
             mid_block: self.middle(last, device),
             up_blocks: (0..channels.len()).rev().map(block).collect(),
-            conv_norm_out: group_norm(self.norm_num_groups, channels[0], EPS, device),
+            conv_norm_out: norm_layer(self.norm_num_groups, channels[0], EPS, device),
             conv_out: conv_3x3([channels[0], self.out_channels], device),
         }
     }
@@ -254,7 +254,7 @@ impl<B: SeedBackend> Encoder<B> {
             x = block.downsamplers.iter().fold(x, |x, downsample| downsample.forward(x));
         }
         x = self.mid_block.forward(x);
-        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
     }
 }
 
@@ -277,7 +277,7 @@ impl<B: SeedBackend> Decoder<B> {
             let [_, _, height, width] = x.dims();
             x = block.upsamplers.iter().fold(x, |x, upsample| upsample.forward(x, [2 * height, 2 * width]));
         }
-        conv2d(&self.conv_out, silu(self.conv_norm_out.forward(x)))
+        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
     }
 }
 
@@ -324,7 +324,7 @@ impl<B: SeedBackend> MapAttention<B> {
     fn new(channels: usize, groups: usize, device: &B::Device) -> Self {
         let linear = || LinearConfig::new(channels, channels).init(device);
         Self {
-            group_norm: group_norm(groups, channels, EPS, device),
+            group_norm: norm_layer(groups, channels, EPS, device),
             to_q: linear(),
             to_k: linear(),
             to_v: linear(),
@@ -335,7 +335,7 @@ impl<B: SeedBackend> MapAttention<B> {
     /// Keeps the shape `[batch, channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let [_, channels, height, width] = x.dims();
-        let tokens = map_to_tokens(self.group_norm.forward(x.clone())); // [batch, height * width, channels]
+        let tokens = map_to_tokens(group_norm(&self.group_norm, x.clone())); // [batch, height * width, channels]
         let query = split_heads(self.to_q.forward(tokens.clone()), 1);
         let key = split_heads(self.to_k.forward(tokens.clone()), 1);
         let value = split_heads(self.to_v.forward(tokens), 1);

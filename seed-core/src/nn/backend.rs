@@ -4,7 +4,7 @@
 //! the vectorised kernels of [`super::kernels`]: its own `erf` and `sigmoid` are scalar and dominate a training step.
 //! The autodiff decorator forwards to the inner backend in both directions.
 
-use burn::nn::{PaddingConfig2d, conv::Conv2d};
+use burn::nn::{GroupNorm, PaddingConfig2d, conv::Conv2d};
 use burn::tensor::{
     Shape, Tensor, TensorMetadata, TensorPrimitive,
     backend::Backend,
@@ -12,7 +12,11 @@ use burn::tensor::{
 };
 use burn_flex::Flex;
 
-use super::{conv, kernels};
+use super::{
+    conv,
+    group_norm::{self, Groups},
+    kernels,
+};
 
 /// A burn backend that can run the models of this crate.
 pub trait SeedBackend: Backend {
@@ -77,6 +81,26 @@ pub trait SeedBackend: Backend {
         Self::conv2d_weight_backward(x, weight, grad, options)
     }
 
+    /// Group normalization of `[batch, channels, height, width]`; scale and shift are `[channels]`.
+    fn fused_group_norm(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: Groups,
+    ) -> FloatTensor<Self> {
+        group_norm::plain::<Self>(x, scale, shift, groups)
+    }
+
+    /// Gradients of [`fused_group_norm`](Self::fused_group_norm).
+    fn fused_group_norm_backward(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        groups: Groups,
+    ) -> [FloatTensor<Self>; 3] {
+        group_norm::plain_backward::<Self>(x, scale, grad, groups)
+    }
+
     /// `[batch, tokens, heads * head_dim]` -> `[batch, heads, tokens, head_dim]`.
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         plain_split_heads::<Self>(x, heads)
@@ -125,6 +149,19 @@ pub fn conv2d<B: SeedBackend>(layer: &Conv2d<B>, x: Tensor<B, 4>) -> Tensor<B, 4
     let bias = layer.bias.as_ref().map(|bias| bias.val().into_primitive().tensor());
     let (x, weight) = (x.into_primitive().tensor(), layer.weight.val().into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_conv2d(x, weight, bias, options)))
+}
+
+/// What `layer.forward(x)` gives, for `[batch, channels, height, width]`.
+pub fn group_norm<B: SeedBackend>(layer: &GroupNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let (Some(scale), Some(shift)) = (&layer.gamma, &layer.beta) else { return layer.forward(x) };
+    let groups = Groups { count: layer.num_groups, epsilon: layer.epsilon };
+    let (scale, shift) = (scale.val().into_primitive().tensor(), shift.val().into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_group_norm(
+        x.into_primitive().tensor(),
+        scale,
+        shift,
+        groups,
+    )))
 }
 
 fn plain_softmax_backward<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
@@ -202,6 +239,24 @@ impl SeedBackend for Flex {
         conv::weight_gradient(x, weight, grad, options)
     }
 
+    fn fused_group_norm(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: Groups,
+    ) -> FloatTensor<Self> {
+        group_norm::forward(x, scale, shift, groups)
+    }
+
+    fn fused_group_norm_backward(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        groups: Groups,
+    ) -> [FloatTensor<Self>; 3] {
+        group_norm::backward(x, scale, grad, groups)
+    }
+
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         kernels::split_heads(x, heads, plain_split_heads::<Self>)
     }
@@ -221,15 +276,15 @@ mod autodiff {
             NodeId,
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind, binary, unary},
+            ops::{Backward, Ops, OpsKind, unary},
         },
     };
     use burn::tensor::{
-        Shape, TensorMetadata,
+        FloatDType, Shape, TensorMetadata,
         ops::{ConvOptions, FloatTensor, FloatTensorOps},
     };
 
-    use super::SeedBackend;
+    use super::{Groups, SeedBackend};
 
     macro_rules! unary_operation {
         ($node:ident, $tensor:ident, $forward:ident, $backward:ident) => {{
@@ -293,35 +348,73 @@ mod autodiff {
             #[derive(Debug)]
             struct Convolve;
 
-            impl<B: SeedBackend> Backward<B, 2> for Convolve {
+            impl<B: SeedBackend> Backward<B, 3> for Convolve {
                 type State = (FloatTensor<B>, FloatTensor<B>, ConvOptions<2>);
 
-                fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                     let (x, weight, options) = ops.state;
-                    let (x2, weight2, options2) = (x.clone(), weight.clone(), options.clone());
-                    binary::<B, _, _>(
-                        ops.parents,
-                        ops.node,
-                        grads,
-                        |grad| B::fused_conv2d_input_gradient(x, weight, grad, options),
-                        |grad| B::fused_conv2d_weight_gradient(x2, weight2, grad, options2),
-                    );
+                    let grad = grads.consume::<B>(&ops.node);
+                    let [to_x, to_weight, to_bias] = ops.parents;
+                    if let Some(node) = to_bias {
+                        let [batch, channels, height, width] = grad.shape().dims();
+                        let sums = B::float_reshape(grad.clone(), Shape::new([batch, channels, height * width]));
+                        let sums = B::float_sum_dim(B::float_sum_dim(sums, 2), 0);
+                        grads.register::<B>(node.id, B::float_reshape(sums, Shape::new([channels])));
+                    }
+                    if let Some(node) = to_x {
+                        let input = (x.clone(), weight.clone(), grad.clone(), options.clone());
+                        let input = B::fused_conv2d_input_gradient(input.0, input.1, input.2, input.3);
+                        grads.register::<B>(node.id, input);
+                    }
+                    if let Some(node) = to_weight {
+                        grads.register::<B>(node.id, B::fused_conv2d_weight_gradient(x, weight, grad, options));
+                    }
                 }
             }
 
-            let output = B::fused_conv2d(x.primitive.clone(), weight.primitive.clone(), None, options.clone());
-            let output = match Convolve.prepare::<C>([x.node, weight.node]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x.primitive, weight.primitive, options), output),
+            // A bias of zeros that is not tracked stands for none: the node has three parents in any case.
+            let channels = weight.primitive.shape()[0];
+            let device = Self::float_device(&x);
+            let zeros = || Self::float_zeros(Shape::new([channels]), &device, FloatDType::F32);
+            let bias = bias.unwrap_or_else(zeros);
+            let nodes = [x.node, weight.node, bias.node];
+            let (x, weight, bias) = (x.primitive, weight.primitive, Some(bias.primitive));
+            let output = B::fused_conv2d(x.clone(), weight.clone(), bias, options.clone());
+            match Convolve.prepare::<C>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish((x, weight, options), output),
                 OpsKind::UnTracked(prep) => prep.finish(output),
-            };
-            // Added as an operation of its own, whose gradient is a sum.
-            match bias {
-                None => output,
-                Some(bias) => {
-                    let channels = bias.primitive.shape().num_elements();
-                    let bias = Self::float_reshape(bias, Shape::new([1, channels, 1, 1]));
-                    Self::float_add(output, bias)
+            }
+        }
+
+        fn fused_group_norm(
+            x: FloatTensor<Self>,
+            scale: FloatTensor<Self>,
+            shift: FloatTensor<Self>,
+            groups: Groups,
+        ) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct GroupNorm;
+
+            impl<B: SeedBackend> Backward<B, 3> for GroupNorm {
+                type State = (FloatTensor<B>, FloatTensor<B>, Groups);
+
+                fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                    let (x, scale, groups) = ops.state;
+                    let grad = grads.consume::<B>(&ops.node);
+                    let gradients = B::fused_group_norm_backward(x, scale, grad, groups);
+                    for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+                        if let Some(node) = parent {
+                            grads.register::<B>(node.id, gradient);
+                        }
+                    }
                 }
+            }
+
+            let (x_value, scale_value) = (x.primitive.clone(), scale.primitive.clone());
+            let output = B::fused_group_norm(x.primitive, scale.primitive, shift.primitive, groups);
+            match GroupNorm.prepare::<C>([x.node, scale.node, shift.node]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish((x_value, scale_value, groups), output),
+                OpsKind::UnTracked(prep) => prep.finish(output),
             }
         }
 
@@ -370,7 +463,8 @@ mod tests {
 
     use burn::{
         backend::Autodiff,
-        nn::conv::Conv2dConfig,
+        module::Param,
+        nn::{GroupNormConfig, conv::Conv2dConfig},
         tensor::{Distribution, activation},
     };
 
@@ -427,6 +521,30 @@ mod tests {
             let tolerance = 200.0 * TOLERANCE;
             assert!((weight - want).abs().max().into_scalar() < tolerance);
             assert!((bias - want_bias).abs().max().into_scalar() < tolerance);
+        }
+    }
+
+    #[test]
+    fn group_norm_equals_burns() {
+        let device = Default::default();
+        for (groups, channels, size) in [(1, 3, [2, 3]), (2, 6, [5, 4]), (4, 4, [1, 7]), (3, 9, [8, 8])] {
+            let mut layer = GroupNormConfig::new(groups, channels).with_epsilon(1e-5).init::<A>(&device);
+            for param in [&mut layer.gamma, &mut layer.beta] {
+                let random = Tensor::random([channels], Distribution::Normal(1.0, 0.5), &device);
+                *param = Some(Param::from_tensor(random));
+            }
+            let x = Tensor::<A, 4>::random([3, channels, size[0], size[1]], Distribution::Normal(0.5, 2.0), &device);
+            same(x.clone(), |x| group_norm(&layer, x), |x| layer.forward(x));
+            let parameters = |f: &dyn Fn() -> Tensor<A, 4>| {
+                let gradients = f().powi_scalar(3).sum().backward();
+                [&layer.gamma, &layer.beta].map(|param| param.as_ref().unwrap().val().grad(&gradients).unwrap())
+            };
+            let got = parameters(&|| group_norm(&layer, x.clone()));
+            let want = parameters(&|| layer.forward(x.clone()));
+            for (got, want) in got.into_iter().zip(want) {
+                let size = want.clone().abs().max().into_scalar().max(1.0);
+                assert!((got - want).abs().max().into_scalar() < 20.0 * TOLERANCE * size);
+            }
         }
     }
 

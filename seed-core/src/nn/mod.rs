@@ -15,7 +15,9 @@
 mod attention;
 mod backend;
 mod conv;
+mod group_norm;
 mod kernels;
 
 pub use attention::attention;
-pub use backend::{SeedBackend, conv2d, gelu, merge_heads, silu, softmax, split_heads};
+pub use backend::{SeedBackend, conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
+pub use group_norm::Groups;

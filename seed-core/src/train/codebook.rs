@@ -68,7 +68,7 @@ pub(super) fn train<A: TrainBackend>(
     };
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;
     let after = |mut model: TrainModel<A>, step: usize| {
-        if step % RESTART_EVERY == 0 && step <= restart_until {
+        if step.is_multiple_of(RESTART_EVERY) && step <= restart_until {
             let current = frozen(&model).network;
             // Scenes of their own, far from those of any step.
             let first = u64::MAX / 2 + (step * RESTART_SCENES) as u64;
