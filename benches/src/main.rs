@@ -17,10 +17,6 @@ use seed_core::{DType, Device, Model, SeedTokenizer};
 
 use measure::Row;
 
-/// As the command line has it: numbers of another allocator would be of another program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures the tokenizer on this machine and prints a table in Markdown.
 #[derive(Parser, Debug)]
 #[command(name = "seed-bench", version)]

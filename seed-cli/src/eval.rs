@@ -1,27 +1,23 @@
-//! `seed eval`: what a model is worth, on scenes that no training uses.
+//! `seed eval`: what a model is worth, measured on held-out scenes.
 
-use std::{io::Write as _, ops::ControlFlow, time::Instant};
+use std::{io::Write as _, ops::ControlFlow};
 
 use clap::Subcommand;
 use seed_core::{
-    Codes, Error, SeedTokenizer,
+    Error, SeedTokenizer,
     eval::{self, Captioned, CodeUsage, Recall, Reconstruction, Retrieval},
 };
+use serde::Serialize;
 
 use crate::{
     interrupt,
-    options::{Global, ModelOptions, SamplingOptions, positive},
+    options::{Global, ModelOptions, SamplingOptions},
     outcome::Outcome,
     progress::Progress,
 };
 
-/// Images between two looks at whether the user asked to stop.
-const BATCH: usize = 32;
-
-/// Measure a model on procedural scenes that no training uses.
+/// Measure a model on held-out scenes
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:
-  seed eval retrieval --model runs/scenes-tiny/bundle")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -29,33 +25,22 @@ pub(crate) struct Args {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Find captions by images and images by captions: from image embeddings, causal embeddings and codes
-    Retrieval {
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Turn images into tokens and back, and see whether the originals are recognised
-    Reconstruction {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        sampling: SamplingOptions,
-    },
-    /// Count how much of the codebook is used, and how evenly
-    Codes {
-        #[command(flatten)]
-        common: Common,
-    },
+    /// Which caption belongs to which image, before and after the codes
+    Retrieval(Common),
+    /// Image to tokens to image, and whether what comes back is the same to the model
+    Reconstruction(ReconstructionArgs),
+    /// How much of the codebook is used, and how evenly
+    Codes(Common),
 }
 
 #[derive(clap::Args, Debug)]
 struct Common {
     /// Number of scenes, all with captions of their own
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = positive)]
-    images: usize,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    count: u64,
     /// Seed of the scenes
-    #[arg(long, value_name = "N", default_value_t)]
-    scenes_seed: u64,
+    #[arg(long, default_value_t = 1)]
+    scene_seed: u64,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -63,17 +48,64 @@ struct Common {
     model: ModelOptions,
 }
 
+#[derive(clap::Args, Debug)]
+struct ReconstructionArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    match &args.what {
+        What::Retrieval(common) => {
+            let (seed, data) = common.prepare(global)?;
+            let working = Progress::working("embedding scenes and captions", global);
+            let table = eval::retrieval(seed.as_ref(), &data)?;
+            drop(working);
+            common.print(&table, retrieval_text)
+        }
+        What::Codes(common) => {
+            let (seed, data) = common.prepare(global)?;
+            let working = Progress::working("encoding scenes", global);
+            let usage = eval::code_usage(&seed.encode(&data.images)?);
+            drop(working);
+            common.print(&usage, usage_text)
+        }
+        What::Reconstruction(args) => reconstruction(args, global),
+    }
+}
+
+fn reconstruction(args: &ReconstructionArgs, global: &Global) -> anyhow::Result<Outcome> {
+    let (seed, data) = args.common.prepare(global)?;
+    let options = args.sampling.resolve(seed.as_ref());
+    let bar = Progress::new(data.images.len(), "images", global);
+    let mut watch = |done: usize, _: usize| {
+        bar.set(done);
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    match eval::reconstruction(seed.as_ref(), &data.images, &options, &mut watch) {
+        Err(Error::Interrupted) => {
+            drop(bar);
+            eprintln!("interrupted: nothing was measured"); // a part of the scenes would give other numbers
+            Ok(Outcome::Interrupted)
+        }
+        result => {
+            drop(bar);
+            args.common.print(&result?, reconstruction_text)
+        }
+    }
+}
+
 impl Common {
-    fn data(&self, tokenizer: &dyn SeedTokenizer) -> Captioned {
-        eval::held_out(self.images, self.scenes_seed, tokenizer.config().model.image_size as u32)
+    fn prepare(&self, global: &Global) -> anyhow::Result<(Box<dyn SeedTokenizer>, Captioned)> {
+        let seed = self.model.open(None, global)?;
+        let size = u32::try_from(seed.config().model.image_size)?;
+        Ok((seed, eval::held_out(self.count as usize, self.scene_seed, size)))
     }
 
-    /// Prints what was measured: as JSON, or as `table` under a headline.
-    fn print<T: serde::Serialize>(&self, measured: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<Outcome> {
-        let text = match self.json {
-            true => serde_json::to_string_pretty(measured)?,
-            false => format!("{} held-out scenes, seed {}\n{}", self.images, self.scenes_seed, table(measured)),
-        };
+    fn print<T: Serialize>(&self, result: &T, text: fn(&T) -> String) -> anyhow::Result<Outcome> {
+        let text = if self.json { serde_json::to_string(result)? } else { text(result) };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}")?;
         out.flush()?;
@@ -81,109 +113,52 @@ impl Common {
     }
 }
 
-pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
-    let (What::Retrieval { common } | What::Reconstruction { common, .. } | What::Codes { common }) = &args.what;
-    let tokenizer = common.model.open(None, global)?;
-    let tokenizer = tokenizer.as_ref();
-    let start = Instant::now();
-    let outcome = match &args.what {
-        What::Retrieval { .. } => {
-            let working = Progress::working("embedding scenes and captions", global);
-            let measured = eval::retrieval(tokenizer, &common.data(tokenizer))?;
-            drop(working);
-            common.print(&measured, retrieval_table)?
-        }
-        What::Reconstruction { sampling, .. } => reconstruction(common, sampling, tokenizer, global)?,
-        What::Codes { .. } => codes(common, tokenizer, global)?,
-    };
-    global.timed(start, || format!("{} scenes measured", common.images));
-    Ok(outcome)
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
 }
 
-fn reconstruction(
-    common: &Common,
-    sampling: &SamplingOptions,
-    tokenizer: &dyn SeedTokenizer,
-    global: &Global,
-) -> anyhow::Result<Outcome> {
-    let options = sampling.resolve(tokenizer);
-    let progress = Progress::new(common.images, "images", global);
-    let mut watch = |finished, _| {
-        progress.set(finished);
-        match interrupt::requested() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    };
-    let measured = eval::reconstruction(tokenizer, &common.data(tokenizer).images, &options, &mut watch);
-    drop(progress);
-    match measured {
-        Ok(measured) => common.print(&measured, reconstruction_table),
-        Err(Error::Interrupted) => Ok(stopped()),
-        Err(error) => Err(error.into()),
+fn recalls(recall: &Recall) -> String {
+    [recall.at_1, recall.at_5, recall.at_10].map(percent).join(" | ")
+}
+
+fn retrieval_text(table: &Retrieval) -> String {
+    let mut text = format!(
+        "Caption retrieval among {} held-out scenes, in percent\n\n\
+         | from | image to text R@1 | R@5 | R@10 | text to image R@1 | R@5 | R@10 | mean |\n\
+         |---|---|---|---|---|---|---|---|",
+        table.images
+    );
+    for row in &table.rows {
+        let (to_text, to_image) = (recalls(&row.image_to_text), recalls(&row.text_to_image));
+        text += &format!("\n| {} | {to_text} | {to_image} | {} |", row.name, percent(row.mean));
     }
+    text
 }
 
-fn codes(common: &Common, tokenizer: &dyn SeedTokenizer, global: &Global) -> anyhow::Result<Outcome> {
-    let model = &tokenizer.config().model;
-    let progress = Progress::new(common.images, "images", global);
-    let mut rows = Vec::with_capacity(common.images);
-    for images in common.data(tokenizer).images.chunks(BATCH) {
-        rows.extend(tokenizer.encode(images)?.rows().map(<[u16]>::to_vec));
-        progress.advance(images.len());
-        if interrupt::requested() {
-            return Ok(stopped());
-        }
-    }
-    drop(progress);
-    let measured = eval::code_usage(&Codes::from_rows(rows, model.num_queries, model.codebook_size)?);
-    common.print(&measured, usage_table)
+fn usage_text(usage: &CodeUsage) -> String {
+    let bits = usage.position_bits.iter().map(|bits| format!("{bits:.2}")).collect::<Vec<_>>().join(" ");
+    format!(
+        "Codes of {} held-out scenes\n\n| codebook | used | usage % | perplexity |\n|---|---|---|---|\n\
+         | {} | {} | {} | {:.1} |\n\nEntropy of each position, in bits: {bits}",
+        usage.images,
+        usage.codebook_size,
+        usage.used,
+        percent(usage.usage),
+        usage.perplexity
+    )
 }
 
-/// A part of the scenes would give other numbers, so there is nothing to print.
-fn stopped() -> Outcome {
-    eprintln!("interrupted: nothing was measured");
-    Outcome::Interrupted
-}
-
-fn retrieval_table(measured: &Retrieval) -> String {
-    let mut lines = vec![
-        format!("{:16}  {:^20}  {:>16}", "", "image -> text", "text -> image"),
-        format!("{0:16}  {1:>6} {2:>6} {3:>6}  {1:>6} {2:>6} {3:>6}  {4:>6}", "", "R@1", "R@5", "R@10", "mean"),
-    ];
-    let recall = |r: &Recall| format!("{:6.1} {:6.1} {:6.1}", 100.0 * r.at_1, 100.0 * r.at_5, 100.0 * r.at_10);
-    for row in &measured.rows {
-        let (text, image) = (recall(&row.image_to_text), recall(&row.text_to_image));
-        lines.push(format!("{:16}  {text}  {image}  {:6.1}", row.name, 100.0 * row.mean));
-    }
-    lines.join("\n")
-}
-
-fn reconstruction_table(measured: &Reconstruction) -> String {
-    let Reconstruction { nearest_original, similarity, psnr, steps, guidance, seed, .. } = measured;
-    let Recall { at_1, at_5, at_10 } = nearest_original;
-    let plural = if *steps == 1 { "step" } else { "steps" };
-    [
-        format!(
-            "nearest original is the right one  {:.1} %  (among 5: {:.1} %, among 10: {:.1} %)",
-            100.0 * at_1,
-            100.0 * at_5,
-            100.0 * at_10
-        ),
-        format!("cosine of the image embeddings     {similarity:.3}"),
-        format!("signal to noise of the pixels      {psnr:.1} dB"),
-        format!("sampling                           {steps} {plural}, guidance {guidance}, seed {seed}"),
-    ]
-    .join("\n")
-}
-
-fn usage_table(measured: &CodeUsage) -> String {
-    let CodeUsage { codebook_size, used, usage, perplexity, position_bits, .. } = measured;
-    let bits: Vec<String> = position_bits.iter().map(|bits| format!("{bits:.1}")).collect();
-    [
-        format!("codes used            {used} of {codebook_size}, {:.1} %", 100.0 * usage),
-        format!("perplexity            {perplexity:.1}"),
-        format!("bits by position      {}", bits.join(" ")),
-    ]
-    .join("\n")
+fn reconstruction_text(result: &Reconstruction) -> String {
+    format!(
+        "Image to tokens to image for {} held-out scenes, {} steps, guidance {}, seed {}\n\n\
+         | nearest original R@1 % | R@5 % | R@10 % | similarity | PSNR dB |\n|---|---|---|---|---|\n\
+         | {} | {:.3} | {:.2} |",
+        result.images,
+        result.steps,
+        result.guidance,
+        result.seed,
+        recalls(&result.nearest_original),
+        result.similarity,
+        result.psnr
+    )
 }

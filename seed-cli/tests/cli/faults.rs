@@ -103,6 +103,6 @@ fn inspect_and_reconstruct_refuse_alike() {
 fn evaluation_needs_captions() {
     let world = World::new();
     let bundle = world.bundle();
-    fails(program().args(["eval", "retrieval", "--images", "2", "--model"]).arg(&bundle), 1, &["no caption side"]);
-    fails(program().args(["eval", "codes", "--images", "0", "--model"]).arg(&bundle), 2, &["at least 1"]);
+    fails(program().args(["eval", "retrieval", "--count", "2", "--model"]).arg(&bundle), 1, &["no caption side"]);
+    fails(program().args(["eval", "codes", "--count", "0", "--model"]).arg(&bundle), 2, &["--count"]);
 }

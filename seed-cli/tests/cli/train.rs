@@ -87,10 +87,14 @@ impl World {
             let json: Value = serde_json::from_str(&eval(&["--json"])).unwrap();
             assert!(json.pointer(pointer).is_some_and(Value::is_number), "{pointer}: {json}");
         };
-        eval(&["codes", "--images", "40"], &["40 held-out scenes", "of 16", "perplexity"], "/usage");
-        eval(&["retrieval", "--images", "12"], &["image -> text", "R@10", "causal code"], "/rows/2/image_to_text/at_1");
-        let sampling = ["reconstruction", "--images", "3", "--steps", "1", "--seed", "4"];
-        eval(&sampling, &["nearest original", "dB", "1 step, guidance 2, seed 4"], "/psnr");
+        eval(&["codes", "--count", "40"], &["40 held-out scenes", "| 16 |", "perplexity"], "/usage");
+        eval(
+            &["retrieval", "--count", "12"],
+            &["12 held-out scenes", "R@10", "| causal code |"],
+            "/rows/2/image_to_text/at_1",
+        );
+        let sampling = ["reconstruction", "--count", "3", "--steps", "1", "--seed", "4"];
+        eval(&sampling, &["nearest original", "dB", "1 steps, guidance 2, seed 4"], "/psnr");
     }
 
     fn reports(&self) -> Vec<Value> {
