@@ -7,6 +7,9 @@ mod decode;
 mod encode;
 mod machine;
 mod measure;
+// The command line's own: numbers with memory handled otherwise would be of another program.
+#[path = "../../seed-cli/src/memory.rs"]
+mod memory;
 mod pixels;
 mod train;
 
@@ -16,10 +19,6 @@ use clap::{Parser, ValueEnum};
 use seed_core::{DType, Device, Model, SeedTokenizer};
 
 use measure::Row;
-
-/// As the command line has it: numbers of another allocator would be of another program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures the tokenizer on this machine and prints a table in Markdown.
 #[derive(Parser, Debug)]
@@ -52,6 +51,7 @@ enum Name {
 }
 
 fn main() -> anyhow::Result<()> {
+    memory::keep();
     let Args { names, model, repeats, threads } = Args::parse();
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
