@@ -13,6 +13,7 @@
 
 mod decode;
 mod encode;
+mod eval;
 mod input;
 mod inspect;
 mod interrupt;
@@ -50,6 +51,7 @@ enum Command {
     Reconstruct(reconstruct::Args),
     Scenes(scenes::Args),
     Train(train::Args),
+    Eval(eval::Args),
     Inspect(inspect::Args),
 }
 
@@ -75,6 +77,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Reconstruct(args) => reconstruct::run(&args, global),
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
+        Command::Eval(args) => eval::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
     }
 }

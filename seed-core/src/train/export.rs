@@ -28,10 +28,24 @@ pub(super) struct Parts<B: SeedBackend> {
     pub(super) unet: UNet<B>,
 }
 
-pub(super) fn write<B: SeedBackend>(
+/// Steps 2 to 5 and the caption side.
+pub(super) fn tokenizer<B: SeedBackend>(recipe: &Recipe, folder: &Path, model: &TrainModel<B>) -> Result<()> {
+    let config = BundleConfig {
+        format: FORMAT,
+        name: recipe.name.clone(),
+        provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
+        preprocess: Preset::Seed,
+        decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
+        model: recipe.model.clone(),
+        contrast: Some(recipe.text()),
+    };
+    config.save(folder, &model.network, Some(&model.contrast), Dtype::F16)
+}
+
+/// Step 6.
+pub(super) fn decoder<B: SeedBackend>(
     recipe: &Recipe,
     folder: &Path,
-    model: &TrainModel<B>,
     parts: Parts<B>,
     device: &B::Device,
 ) -> Result<()> {
@@ -49,15 +63,5 @@ pub(super) fn write<B: SeedBackend>(
         },
         sampler: Pndm::new(&sampler),
     };
-    decoder.save(&folder.join(DECODER), &sampler, &noising, Dtype::F16)?;
-    let config = BundleConfig {
-        format: FORMAT,
-        name: recipe.name.clone(),
-        provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
-        preprocess: Preset::Seed,
-        decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
-        model: recipe.model.clone(),
-        contrast: Some(recipe.text()),
-    };
-    config.save(folder, &model.network, Some(&model.contrast), Dtype::F16)
+    decoder.save(&folder.join(DECODER), &sampler, &noising, Dtype::F16)
 }

@@ -49,6 +49,8 @@ pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device
     let model = causal::train(&recipe.stage1, &scenes, &text, model, session, device)?;
     let model = codebook::train(&recipe.stage2, &scenes, model, session, device)?;
     let model = model::frozen(&model);
+    let bundle = session.folder.join("bundle");
+    export::tokenizer(recipe, &bundle, &model)?; // encodes already, while the decoder is still to come
     let (vae_config, vae) = vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
     let unet_config = recipe.unet();
     let inputs = decoder::Inputs::<A> {
@@ -59,8 +61,7 @@ pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device
         pool: recipe.diffusion.pool,
     };
     let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
-    let bundle = session.folder.join("bundle");
-    export::write(recipe, &bundle, &model, export::Parts { vae_config, vae, unet_config, unet }, device)?;
+    export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(bundle)
 }
 
