@@ -7,6 +7,9 @@ mod decode;
 mod encode;
 mod machine;
 mod measure;
+// The command line's own: numbers with memory handled otherwise would be of another program.
+#[path = "../../seed-cli/src/memory.rs"]
+mod memory;
 mod pixels;
 mod train;
 
@@ -48,6 +51,7 @@ enum Name {
 }
 
 fn main() -> anyhow::Result<()> {
+    memory::keep();
     let Args { names, model, repeats, threads } = Args::parse();
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;

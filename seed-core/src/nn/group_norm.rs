@@ -131,7 +131,7 @@ pub(super) fn backward(x: FlexTensor, scale: FlexTensor, grad: FlexTensor, group
         let (mut slope_mean, mut along) = (0.0, 0.0);
         for (i, sums) in sums.iter_mut().enumerate() {
             let (input, grad) = (&input[i * area..][..area], &grad[i * area..][..area]);
-            let total = sum(grad.iter().map(|&g| g));
+            let total = sum(grad.iter().copied());
             let product = sum(grad.iter().zip(input).map(|(&g, &x)| g * ((x - mean) * inverse)));
             *sums = [total, product];
             slope_mean += total * scale[i];
