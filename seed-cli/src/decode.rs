@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let mut tally = Tally::default();
     for first in (0..total).step_by(args.batch_size) {
         let range = first..total.min(first + args.batch_size);
-        let images = decoder.decode(&codes.slice(range.clone()), first)?;
+        let images = decoder.decode(&codes.slice(range.clone()))?;
         for (index, image) in range.zip(&images) {
             pixels::write_png(&names.next(paths[index].as_deref(), index), image)?;
             tally.done += 1;
@@ -90,14 +90,14 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Decodes a batch, the first image of which has the index `first` among all.
-    pub(crate) fn decode(&self, codes: &Codes, first: usize) -> seed_core::Result<Vec<RgbImage>> {
+    /// Decodes a batch.
+    pub(crate) fn decode(&self, codes: &Codes) -> seed_core::Result<Vec<RgbImage>> {
         let mut watch = |finished, steps| {
             self.progress.message(format!("step {finished}/{steps}"));
             ControlFlow::Continue(())
         };
         let negative = self.negative.as_ref();
-        let images = self.tokenizer.decode_with(codes, negative, first as u64, &self.options, &mut watch)?;
+        let images = self.tokenizer.decode_with(codes, negative, &self.options, &mut watch)?;
         self.progress.advance(images.len());
         Ok(images)
     }

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             batch.into_iter().map(|loaded| (loaded.path, loaded.image)).unzip();
         let (pixels, seen): (Vec<Vec<f32>>, Vec<RgbImage>) = images.into_iter().unzip();
         let codes = tokenizer.encode_pixels(&pixels)?;
-        let decoded = decoder.decode(&codes, index)?;
+        let decoded = decoder.decode(&codes)?;
         for ((path, original), image) in paths.iter().zip(seen).zip(decoded) {
             pixels::write_png(&names.next(Some(path), index), &image)?;
             if pairs.len() < PAIRS_SHOWN {

@@ -64,6 +64,15 @@ impl Codes {
         &self.values
     }
 
+    /// A number for each image that follows from its codes alone, which decoding draws its noise under: FNV-1a (64 bits)
+    /// of the codes as little-endian bytes.
+    pub fn streams(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.rows().map(|row| {
+            let bytes = row.iter().flat_map(|code| code.to_le_bytes());
+            bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        })
+    }
+
     /// The images `range`, as codes of their own.
     ///
     /// # Panics
@@ -114,6 +123,16 @@ mod tests {
         assert!(high.contains("code 256 at position 0 of image 0") && high.contains("0 to 255"), "{high}");
         let huge = Codes::from_rows([vec![u64::MAX; 32]], 32, 65536).unwrap_err().to_string();
         assert!(huge.contains("18446744073709551615"), "{huge}");
+    }
+
+    #[test]
+    fn streams_follow_from_the_codes_alone() {
+        let codes = Codes::from_rows([[0u16, 1], [1, 0], [0, 1]], 2, 8).unwrap();
+        let streams: Vec<u64> = codes.streams().collect();
+        assert_eq!(streams[0], streams[2]);
+        assert_ne!(streams[0], streams[1]);
+        // FNV-1a of the bytes 0, 0, 1, 0.
+        assert_eq!(streams[0], 0x4d22_107f_9dcb_30cc);
     }
 
     proptest! {

@@ -51,7 +51,7 @@ pub fn reconstruction(
     while decoded.len() < images.len() {
         let (first, all) = (decoded.len(), images.len());
         let batch = codes.slice(first..(first + BATCH).min(all));
-        decoded.extend(seed.decode_with(&batch, None, first as u64, options, &mut |_, _| progress(first, all))?);
+        decoded.extend(seed.decode_with(&batch, None, options, &mut |_, _| progress(first, all))?);
     }
     let (original, again) = (seed.image_embeddings(images)?, seed.image_embeddings(&decoded)?);
     let count = images.len().max(1) as f64;

@@ -95,20 +95,19 @@ pub trait SeedTokenizer: Send + Sync {
         DecodeOptions { steps: own.steps, guidance: own.guidance, ..DecodeOptions::default() }
     }
 
-    /// Codes -> images of the decoder's size. The first image has the index 0: as
-    /// [`decode_with`](Self::decode_with).
+    /// Codes -> images of the decoder's size, as [`decode_with`](Self::decode_with).
     ///
     /// # Errors
     /// As [`decode_with`](Self::decode_with).
     fn decode(&self, codes: &Codes, options: &DecodeOptions) -> Result<Vec<RgbImage>> {
-        self.decode_with(codes, None, 0, options, &mut |_, _| ControlFlow::Continue(()))
+        self.decode_with(codes, None, options, &mut |_, _| ControlFlow::Continue(()))
     }
 
     /// Codes -> images of the decoder's size.
     ///
-    /// `negative` holds codes to move away from, as many as `codes` or one for all. Image `i` draws its random numbers
-    /// under the index `first_index + i`: the same seed, index and codes give the same image whatever the batch,
-    /// up to rounding.
+    /// `negative` holds codes to move away from, as many as `codes` or one for all. Each image draws latents and noise
+    /// from a generator of its own, under the seed and its [`stream`](Codes::streams): the same seed and codes give the
+    /// same image wherever they stand in whatever batch, up to rounding.
     ///
     /// # Errors
     /// [`Error::MissingPart`] without a decoder, and whatever is wrong with its files; [`Error::CodeCount`] and
@@ -118,7 +117,6 @@ pub trait SeedTokenizer: Send + Sync {
         &self,
         codes: &Codes,
         negative: Option<&Codes>,
-        first_index: u64,
         options: &DecodeOptions,
         progress: Progress<'_>,
     ) -> Result<Vec<RgbImage>>;
@@ -339,7 +337,6 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         &self,
         codes: &Codes,
         negative: Option<&Codes>,
-        first_index: u64,
         options: &DecodeOptions,
         progress: Progress<'_>,
     ) -> Result<Vec<RgbImage>> {
@@ -359,14 +356,15 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         let mut images = Vec::with_capacity(codes.batch());
         for batch in 0..batches {
             let range = batch * at_once..codes.batch().min((batch + 1) * at_once);
-            let indices: Vec<u64> = range.clone().map(|image| first_index.wrapping_add(image as u64)).collect();
+            let codes = codes.slice(range.clone());
+            let streams: Vec<u64> = codes.streams().collect();
             let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes));
             let away = negative.map(|negative| match negative.batch() {
                 1 => embed(negative).repeat_dim(0, range.len()),
                 _ => embed(&negative.slice(range.clone())),
             });
             let mut part = |finished, steps| progress(batch * steps + finished, batches * steps);
-            let decoded = decoder.decode(embed(&codes.slice(range)), away, &indices, options, &mut part)?;
+            let decoded = decoder.decode(embed(&codes), away, &streams, options, &mut part)?;
             let values = floats(decoded);
             images.extend(values.chunks(3 * size * size).map(|v| pixels::from_unit(v, size as u32, size as u32)));
         }

@@ -41,16 +41,22 @@ use crate::{device::Device, error::Result};
 /// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
 /// [`Error::Diverged`](crate::Error::Diverged); reading and writing.
 pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device: &A::Device) -> Result<PathBuf> {
-    A::seed(device, recipe.seed);
+    recipe.claim(&session.folder)?;
+    // Each stage starts the generator of initial values anew, so that they do not depend on which stages ran before.
+    let stage = |number: u64| A::seed(device, recipe.seed.wrapping_mul(1000) + number);
     let text = recipe.text();
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
+    stage(0);
     let model = TrainModel::<A>::new(&recipe.model, &text, device);
     let model = vision::train(&recipe.vision, &scenes, &text, model, session, device)?;
+    stage(1);
     let model = causal::train(&recipe.stage1, &scenes, &text, model, session, device)?;
+    stage(2);
     let model = codebook::train(&recipe.stage2, &scenes, model, session, device)?;
     let model = model::frozen(&model);
     let bundle = session.folder.join("bundle");
     export::tokenizer(recipe, &bundle, &model)?; // encodes already, while the decoder is still to come
+    stage(3);
     let (vae_config, vae) = vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
     let unet_config = recipe.unet();
     let inputs = decoder::Inputs::<A> {
@@ -60,6 +66,7 @@ pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device
         model: &model,
         pool: recipe.diffusion.pool,
     };
+    stage(4);
     let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(bundle)

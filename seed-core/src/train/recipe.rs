@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    atomic,
     contrast::ContrastConfig,
     diffusion::{
         UNetConfig, VaeConfig,
@@ -113,6 +114,13 @@ impl Recipe {
                 recipe.model.generation_dim, recipe.contrast.embed_dim
             )));
         }
+        for (stage, plan) in recipe.plans() {
+            if plan.batch == 0 || plan.warmup > plan.steps || !(plan.learning_rate > 0.0 && plan.learning_rate < 1.0) {
+                return Err(fail(format!(
+                    "{stage}: batch must not be 0, warmup not exceed steps, and learning_rate lie between 0 and 1"
+                )));
+            }
+        }
         if recipe.diffusion.unet_channels.is_empty() || recipe.diffusion.head_dim == 0 || recipe.diffusion.pool == 0 {
             return Err(fail("diffusion.unet_channels, head_dim and pool must not be empty or 0".to_owned()));
         }
@@ -120,6 +128,42 @@ impl Recipe {
         recipe.unet().check().map_err(&fail)?;
         recipe.text().validate(file)?;
         Ok(recipe)
+    }
+
+    /// The stages' plans by name, in order.
+    pub fn plans(&self) -> [(&'static str, &Plan); 5] {
+        [
+            ("vision", &self.vision),
+            ("stage1", &self.stage1),
+            ("stage2", &self.stage2),
+            ("vae", &self.vae),
+            ("decoder", &self.decoder),
+        ]
+    }
+
+    /// Makes `folder` this recipe's, or makes sure that it is: steps of two recipes do not mix.
+    pub(super) fn claim(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        let path = folder.join("recipe.json");
+        let own = serde_json::to_value(self).expect("a recipe of numbers and names is JSON");
+        match std::fs::read(&path) {
+            Ok(bytes) if serde_json::from_slice(&bytes).is_ok_and(|started: serde_json::Value| started == own) => {
+                Ok(())
+            }
+            Ok(_) => Err(Error::Argument {
+                name: "recipe",
+                value: self.name.clone(),
+                reason: format!(
+                    "the run in {} was started with other values, see {}; choose another folder, or undo the change",
+                    folder.display(),
+                    path.display()
+                ),
+            }),
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+                atomic::write(&path, &serde_json::to_vec_pretty(&own).expect("a JSON value is JSON"))
+            }
+            Err(source) => Err(Error::Read { path, source }),
+        }
     }
 
     /// Sizes of the autoencoder.

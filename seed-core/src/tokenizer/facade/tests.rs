@@ -83,7 +83,7 @@ fn splitting_a_batch_changes_no_code() {
 const BATCH_TOLERANCE: u8 = 1;
 
 #[test]
-fn an_image_depends_on_its_index_and_not_on_its_batch() {
+fn an_image_depends_on_its_codes_and_not_on_its_place_or_batch() {
     let (_folder, tokenizer) = golden();
     let codes = tokenizer.encode(&images(3)).unwrap();
     let together = tokenizer.decode(&codes, &FAST).unwrap();
@@ -92,7 +92,7 @@ fn an_image_depends_on_its_index_and_not_on_its_batch() {
         seen.push((finished, all));
         ControlFlow::Continue(())
     };
-    let last = tokenizer.decode_with(&codes.slice(2..3), None, 2, &FAST, &mut watch).unwrap();
+    let last = tokenizer.decode_with(&codes.slice(2..3), None, &FAST, &mut watch).unwrap();
     let levels = together[2].as_raw().iter().zip(last[0].as_raw());
     let difference = levels.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(difference <= BATCH_TOLERANCE, "differs by {difference} levels");
@@ -100,7 +100,7 @@ fn an_image_depends_on_its_index_and_not_on_its_batch() {
     assert_eq!(tokenizer.decode_options(), DecodeOptions { steps: 3, guidance: 2.0, seed: 0 });
     assert_eq!(tokenizer.decoded_size().unwrap(), Some(together[0].width() as usize));
     let negative =
-        tokenizer.decode_with(&codes, Some(&codes.slice(0..1)), 0, &FAST, &mut |_, _| ControlFlow::Continue(()));
+        tokenizer.decode_with(&codes, Some(&codes.slice(0..1)), &FAST, &mut |_, _| ControlFlow::Continue(()));
     assert!(negative.unwrap() != together);
 }
 
@@ -108,14 +108,14 @@ fn an_image_depends_on_its_index_and_not_on_its_batch() {
 fn decoding_can_be_stopped_and_refuses_what_does_not_fit() {
     let (_folder, tokenizer) = golden();
     let codes = tokenizer.encode(&images(3)).unwrap();
-    let stopped = tokenizer.decode_with(&codes, None, 0, &FAST, &mut |_, _| ControlFlow::Break(()));
+    let stopped = tokenizer.decode_with(&codes, None, &FAST, &mut |_, _| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(Error::Interrupted)));
     let foreign = Codes::from_rows([[4000u16; 32]], 32, 8192).unwrap();
     assert!(matches!(tokenizer.decode(&foreign, &FAST), Err(Error::CodeOutOfRange { code: 4000, .. })));
     let short = Codes::from_rows([[4u16; 16]], 16, 256).unwrap();
     assert!(matches!(tokenizer.decode(&short, &FAST), Err(Error::CodeCount { found: 16, expected: 32, .. })));
     let two = codes.slice(0..2);
-    let error = tokenizer.decode_with(&codes, Some(&two), 0, &FAST, &mut |_, _| ControlFlow::Continue(()));
+    let error = tokenizer.decode_with(&codes, Some(&two), &FAST, &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(error, Err(Error::Argument { name: "negative", .. })));
 }
 

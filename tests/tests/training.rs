@@ -1,0 +1,64 @@
+//! A run that was interrupted and goes on makes the model of one that was not.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use seed_core::{
+    Device, Error,
+    train::{self, Recipe, Session, StepReport},
+};
+
+/// The bundled model's recipe with the smallest sizes that keep every part.
+fn recipe() -> Recipe {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/recipes/scenes-tiny.toml"));
+    let mut recipe = Recipe::parse(&text.unwrap(), "scenes-tiny.toml").unwrap();
+    let sizes = &mut recipe.model;
+    (sizes.vit_width, sizes.vit_depth, sizes.vit_mlp) = (16, 1, 16);
+    (sizes.qformer_width, sizes.qformer_depth, sizes.qformer_mlp, sizes.decoder_depth) = (16, 1, 16, 1);
+    (sizes.image_size, sizes.codebook_size, sizes.generation_dim) = (32, 32, 16);
+    (recipe.contrast.embed_dim, recipe.contrast.width, recipe.contrast.depth) = (16, 16, 1);
+    recipe.diffusion.vae_channels = vec![4, 8];
+    recipe.diffusion.unet_channels = vec![32];
+    recipe.diffusion.pool = 8;
+    for plan in [&mut recipe.vision, &mut recipe.stage1, &mut recipe.stage2, &mut recipe.vae, &mut recipe.decoder] {
+        (plan.steps, plan.batch, plan.warmup, plan.checkpoint_every) = (4, 4, 1, 100);
+    }
+    recipe
+}
+
+/// Every step's stage, number and loss; stops after `limit` steps.
+fn run(folder: &Path, limit: usize) -> (Vec<(&'static str, usize, f64)>, seed_core::Result<std::path::PathBuf>) {
+    let (stop, mut steps) = (AtomicBool::new(false), Vec::new());
+    let mut report = |report: &StepReport| {
+        steps.push((report.stage, report.step, report.loss));
+        stop.store(steps.len() >= limit, Ordering::Relaxed);
+    };
+    let mut session = Session { folder: folder.to_owned(), stop: &stop, report: &mut report };
+    let result = train::run(&recipe(), &mut session, Device::Cpu);
+    (steps, result)
+}
+
+#[test]
+fn an_interrupted_run_goes_on_with_the_same_losses_to_the_same_model() {
+    let (undisturbed, interrupted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (want, bundle) = run(undisturbed.path(), usize::MAX);
+    let bundle = bundle.unwrap();
+    assert_eq!(want.len(), 20, "five stages of four steps");
+
+    let mut got = Vec::new();
+    let again = loop {
+        // Three steps a sitting: within stages, at their ends and at their beginnings.
+        let (steps, result) = run(interrupted.path(), 3);
+        got.extend(steps);
+        match result {
+            Err(Error::Interrupted) => {}
+            result => break result.unwrap(),
+        }
+    };
+    assert_eq!(got, want);
+    for file in ["model.safetensors", "contrast.safetensors", "decoder/unet/diffusion_pytorch_model.safetensors"] {
+        assert!(std::fs::read(again.join(file)).unwrap() == std::fs::read(bundle.join(file)).unwrap(), "{file}");
+    }
+}
