@@ -3,6 +3,9 @@
 //! The vision transformer is fixed, its norm `ln_vision` too. Differences from the official training: the text side is
 //! the vision stage's tower, fixed, instead of the Q-Former's own branch; no label smoothing; batches hold
 //! near-duplicates as in the vision stage.
+//!
+//! Known weakness: from random initial weights, nothing in this loss asks the queries to differ, and they come to say nearly
+//! the same. The official training starts from BLIP-2's queries, which differ already.
 
 use burn::tensor::{Tensor, TensorData};
 
