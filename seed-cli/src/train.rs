@@ -8,7 +8,7 @@ use std::{
 use anyhow::bail;
 use seed_core::{
     Device, Error,
-    train::{self, Recipe, Session, StepReport},
+    train::{self, Recipe, Session, Stage, StepReport},
 };
 
 use crate::{
@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// Folder of the run [default: runs/NAME, after the recipe's name]
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Stage to end with; those it stands on are trained too, as far as they are not done. The stage vae stands on none, so a
+    /// second process can train it beside the others: --until vae --resume
+    #[arg(long, value_name = "STAGE", default_value = "decoder", value_parser = parse_stage)]
+    until: Stage,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
@@ -62,13 +66,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     }
     let mut watcher = Watcher { args, global, stage: None, last: None, output: Ok(()) };
     let mut report = |step: &StepReport| watcher.step(step);
-    let mut session = Session { folder: folder.clone(), stop: &interrupt::STOP, report: &mut report };
+    let mut session =
+        Session { folder: folder.clone(), until: args.until, stop: &interrupt::STOP, report: &mut report };
     let trained = train::run(&recipe, &mut session, args.device);
     watcher.stage = None;
     match trained {
         Ok(bundle) => {
             watcher.output?;
-            writeln!(std::io::stdout(), "{}", bundle.display())?;
+            let made = bundle.unwrap_or_else(|| folder.join(args.until.name()));
+            writeln!(std::io::stdout(), "{}", made.display())?;
             Ok(Outcome::Done)
         }
         Err(Error::Interrupted) => {
@@ -79,6 +85,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn parse_stage(name: &str) -> Result<Stage, String> {
+    let known = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+    known.ok_or_else(|| format!("the stages are {}", Stage::ALL.map(Stage::name).join(", ")))
 }
 
 /// Shows how training goes.

@@ -2,10 +2,9 @@
 //!
 //! The vision transformer is fixed, its norm `ln_vision` too. Differences from the official training: the text side is
 //! the vision stage's tower, fixed, instead of the Q-Former's own branch; no label smoothing; batches hold
-//! near-duplicates as in the vision stage.
-//!
-//! Known weakness: from random initial weights, nothing in this loss asks the queries to differ, and they come to say nearly
-//! the same. The official training starts from BLIP-2's queries, which differ already.
+//! near-duplicates as in the vision stage; all causal embeddings together draw the scene, see `sketch`, because from
+//! random initial weights nothing in the contrast of the last one asks the queries to differ. The official training
+//! starts from BLIP-2's queries, which differ already.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -15,8 +14,9 @@ use super::{
     data::{self, SceneData},
     model::{TrainModel, frozen, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise},
-    vision::GROUP,
+    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    sketch::SIDE,
+    vision::{GROUP, SKETCH},
 };
 
 pub(super) fn train<A: TrainBackend>(
@@ -33,9 +33,12 @@ pub(super) fn train<A: TrainBackend>(
         let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
         let features = Tensor::from_inner(fixed.network.features(scenes.pixels(&batch, device)));
         let caption = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
-        let last = model.contrast.causal(model.network.causal.forward_causal(features));
-        let (loss, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale));
-        Ok(Output { loss, metrics: vec![("batch_accuracy", accuracy)] })
+        let causal = model.network.causal.forward_causal(features);
+        let last = model.contrast.causal(causal.clone());
+        let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale));
+        let sketch = model.causal_sketch.error(causal, scenes.signed_pixels_of_size(&batch, SIDE, device));
+        let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
+        Ok(Output { loss: contrast + sketch * SKETCH, metrics })
     };
     optimise("stage1", plan, session, model, step, |model, _| model)
 }

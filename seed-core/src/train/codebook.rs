@@ -1,11 +1,15 @@
-//! Stage 2: codebook and detokenizer on a fixed stage 1 (arXiv 2310.01218, section 3.2).
+//! Stage 2: codebook and detokenizer (arXiv 2310.01218, section 3.2).
 //!
 //! Three losses, weighted 5, 2 and 0.5 as released: quantisation, cosine of the rebuilt causal embeddings, squared error
 //! of the generation embedding. Differences from the official training:
 //! - rows start at latents of the data instead of uniformly in `+-1 / codes`;
 //! - every few steps, rows that no latent of a fresh sample chose restart at random latents of it (dead codes);
 //! - the commitment term carries the factor 0.25 (van den Oord 2017) instead of the codebook term;
-//! - the generation target is the vision stage's image embedding, scaled to unit variance, instead of CLIP ViT-H's.
+//! - the generation target is the vision stage's image embedding, scaled to unit variance, instead of CLIP ViT-H's, and
+//!   its loss weighs 2;
+//! - the causal Q-Former goes on learning, so that what the codes cannot hold gives way to what they can; what the
+//!   semantic branch rebuilds are the causal embeddings that stage 1 ended with;
+//! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
 use burn::{
     module::Param,
@@ -14,17 +18,24 @@ use burn::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{contrast::generation_target, error::Result, quantizer::Quantizer};
+use crate::{
+    contrast::{ContrastConfig, generation_target},
+    error::Result,
+    quantizer::Quantizer,
+};
 
 use super::{
-    data::SceneData,
-    model::{TrainModel, frozen},
-    objective::{cosine_loss, squared_error},
-    run::{Output, Plan, Session, TrainBackend, optimise},
+    data::{self, SceneData},
+    model::{TrainModel, frozen, scale},
+    objective::{contrast, cosine_loss, squared_error},
+    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    vision::GROUP,
 };
 
 /// Weights of the quantisation, semantic and generation losses.
-const WEIGHTS: [f64; 3] = [5.0, 2.0, 0.5];
+const WEIGHTS: [f64; 3] = [5.0, 2.0, 2.0];
+/// Weight of either contrast.
+const CONTRAST: f64 = 0.5;
 /// Factor of the commitment term.
 const COMMITMENT: f64 = 0.25;
 /// Steps between two searches for dead rows.
@@ -37,17 +48,21 @@ const RESTART_UNTIL: f64 = 0.8;
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
     scenes: &SceneData,
+    text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
     let fixed = frozen(&model);
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, 1);
+        let batch = scenes.scenes(step, plan.batch, GROUP);
+        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
+        let caption: Tensor<A, 2> = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
         let features = fixed.network.features(scenes.pixels(&batch, device));
         let target = generation_target(fixed.contrast.image(features.clone()));
-        let causal: Tensor<A, 3> = Tensor::from_inner(fixed.network.causal.forward_causal(features));
+        let settled: Tensor<A, 3> = Tensor::from_inner(fixed.network.causal.forward_causal(features.clone()));
         let network = &model.network;
+        let causal = network.causal.forward_causal(Tensor::from_inner(features));
         let z = network.quantizer.latents(causal.clone());
         let codes = network.quantizer.nearest(z.clone().detach());
         let rows = network.quantizer.rows(codes.clone());
@@ -55,15 +70,21 @@ pub(super) fn train<A: TrainBackend>(
             + squared_error(rows.clone(), z.clone().detach());
         let straight_through = z.clone() + (rows - z).detach();
         let states = network.quantizer.states(straight_through);
-        let semantic = cosine_loss(network.detokenizer.semantic(states.clone()), causal);
+        let rebuilt = network.detokenizer.semantic(states.clone());
+        let semantic = cosine_loss(rebuilt.clone(), settled);
+        let similarity = scale(&model.causal_scale);
+        let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone());
+        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity);
         let generation = squared_error(network.detokenizer.generation(states), Tensor::from_inner(target));
         let metrics = vec![
-            ("quantize", super::run::scalar(quantize.clone())),
-            ("semantic", super::run::scalar(semantic.clone())),
-            ("generation", super::run::scalar(generation.clone())),
+            ("quantize", scalar(quantize.clone())),
+            ("semantic", scalar(semantic.clone())),
+            ("generation", scalar(generation.clone())),
+            ("batch_accuracy", accuracy),
             ("batch_codes", distinct(codes)),
         ];
-        let loss = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
+        let official = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
+        let loss = official + (before + after) * CONTRAST;
         Ok(Output { loss, metrics })
     };
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;

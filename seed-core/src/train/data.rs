@@ -52,7 +52,17 @@ impl SceneData {
 
     /// Pixels in -1..1, as a VAE sees them, `[scenes, 3, size, size]`.
     pub(super) fn signed_pixels<B: Backend>(&self, scenes: &[Scene], device: &B::Device) -> Tensor<B, 4> {
-        let mut preprocessor = Preprocessor::new(self.image_size as u32, Preset::Seed);
+        self.signed_pixels_of_size(scenes, self.image_size, device)
+    }
+
+    /// As [`signed_pixels`](Self::signed_pixels), `size` pixels a side.
+    pub(super) fn signed_pixels_of_size<B: Backend>(
+        &self,
+        scenes: &[Scene],
+        size: usize,
+        device: &B::Device,
+    ) -> Tensor<B, 4> {
+        let mut preprocessor = Preprocessor::new(size as u32, Preset::Seed);
         (preprocessor.mean, preprocessor.std) = ([0.5; 3], [0.5; 3]);
         pixels(scenes, &preprocessor, device)
     }

@@ -27,6 +27,7 @@ use super::{
     model::TrainModel,
     objective::squared_error,
     run::{Output, Plan, Session, TrainBackend, optimise},
+    start::initial,
     vae::normals,
 };
 
@@ -99,7 +100,7 @@ pub(super) fn train<A: TrainBackend>(
         let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context.clone(), labels);
         Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
     };
-    Ok(optimise("decoder", plan, session, inputs.unet.init::<A>(device), step, |unet, _| unet)?.valid())
+    Ok(optimise("decoder", plan, session, initial(inputs.unet.init::<A>(device)), step, |unet, _| unet)?.valid())
 }
 
 fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A::Device) -> Pool<A> {

@@ -20,6 +20,8 @@ mod model;
 mod objective;
 mod recipe;
 mod run;
+mod sketch;
+mod start;
 mod vae;
 mod vision;
 
@@ -30,32 +32,52 @@ use burn_flex::Flex;
 
 pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
-pub use run::{Plan, Session, StepReport, TrainBackend};
+pub use run::{Plan, Session, Stage, StepReport, TrainBackend};
 
 use crate::{device::Device, error::Result};
 
-/// Runs every stage of a recipe in `session`'s folder, or what of it is not done yet, and writes the model as the bundle
-/// `bundle` in that folder, in half precision.
+/// Runs the stages of a recipe in `session`'s folder up to the one that it names, or what of them is not done yet, and
+/// writes the model as the bundle `bundle` in that folder, in half precision; without a decoder after stage 2.
+///
+/// Returns the bundle, or nothing when `session` ends before there is one.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
 /// [`Error::Diverged`](crate::Error::Diverged); reading and writing.
-pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device: &A::Device) -> Result<PathBuf> {
+pub fn train<A: TrainBackend>(
+    recipe: &Recipe,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<Option<PathBuf>> {
     recipe.claim(&session.folder)?;
     // Each stage starts the generator of initial values anew, so that they do not depend on which stages ran before.
     let stage = |number: u64| A::seed(device, recipe.seed.wrapping_mul(1000) + number);
     let text = recipe.text();
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
+    if session.until == Stage::Vae {
+        stage(3);
+        vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
+        return Ok(None);
+    }
     stage(0);
     let model = TrainModel::<A>::new(&recipe.model, &text, device);
     let model = vision::train(&recipe.vision, &scenes, &text, model, session, device)?;
+    if session.until == Stage::Vision {
+        return Ok(None);
+    }
     stage(1);
     let model = causal::train(&recipe.stage1, &scenes, &text, model, session, device)?;
+    if session.until == Stage::Stage1 {
+        return Ok(None);
+    }
     stage(2);
-    let model = codebook::train(&recipe.stage2, &scenes, model, session, device)?;
+    let model = codebook::train(&recipe.stage2, &scenes, &text, model, session, device)?;
     let model = model::frozen(&model);
     let bundle = session.folder.join("bundle");
     export::tokenizer(recipe, &bundle, &model)?; // encodes already, while the decoder is still to come
+    if session.until == Stage::Stage2 {
+        return Ok(Some(bundle));
+    }
     stage(3);
     let (vae_config, vae) = vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
     let unet_config = recipe.unet();
@@ -69,14 +91,14 @@ pub fn train<A: TrainBackend>(recipe: &Recipe, session: &mut Session<'_>, device
     stage(4);
     let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
-    Ok(bundle)
+    Ok(Some(bundle))
 }
 
 /// As [`train`], on the autodiff form of a device's backend.
 ///
 /// # Errors
 /// As [`train`].
-pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result<PathBuf> {
+pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result<Option<PathBuf>> {
     match device {
         Device::Cpu => train::<Autodiff<Flex>>(recipe, session, &Default::default()),
     }

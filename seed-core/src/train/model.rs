@@ -10,7 +10,7 @@ use crate::{
     tokenizer::{SeedConfig, SeedNetwork},
 };
 
-use super::run::TrainBackend;
+use super::{run::TrainBackend, sketch::Sketch};
 
 /// The tokenizer and its captions' side, of which each stage trains a part.
 #[derive(Module, Debug)]
@@ -23,6 +23,10 @@ pub struct TrainModel<B: Backend> {
     pub vision_scale: Param<Tensor<B, 1>>,
     /// The same of stage 1.
     pub causal_scale: Param<Tensor<B, 1>>,
+    /// What the image embedding shows; not part of the bundle.
+    pub image_sketch: Sketch<B>,
+    /// What the causal embeddings show; not part of the bundle.
+    pub causal_sketch: Sketch<B>,
 }
 
 /// Starting similarity scale, 1 / 0.07.
@@ -40,6 +44,8 @@ impl<B: Backend> TrainModel<B> {
             contrast: contrast.init(seed.vit_width, seed.qformer_width, device),
             vision_scale: scale(),
             causal_scale: scale(),
+            image_sketch: Sketch::of_image(contrast.embed_dim, device),
+            causal_sketch: Sketch::of_queries(seed.num_queries, seed.qformer_width, device),
         }
     }
 }

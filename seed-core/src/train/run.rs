@@ -1,10 +1,11 @@
 //! The optimisation loop that every stage runs in: AdamW, warm-up and cosine, checkpoints, metrics, interruption.
 
 use std::{
+    fs::TryLockError,
     io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use burn::{
@@ -82,10 +83,43 @@ pub struct StepReport {
     pub metrics: std::collections::BTreeMap<&'static str, f64>,
 }
 
+/// One part of a run, in the order of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The vision transformer and the text tower.
+    Vision,
+    /// The causal Q-Former; stands on the vision stage.
+    Stage1,
+    /// Codebook and detokenizer; stands on stage 1.
+    Stage2,
+    /// The autoencoder; stands on no other stage.
+    Vae,
+    /// The UNet; stands on all others.
+    Decoder,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 5] = [Self::Vision, Self::Stage1, Self::Stage2, Self::Vae, Self::Decoder];
+
+    /// Its name in recipes and in the run's folder.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Stage1 => "stage1",
+            Self::Stage2 => "stage2",
+            Self::Vae => "vae",
+            Self::Decoder => "decoder",
+        }
+    }
+}
+
 /// Where a run lives, who watches it and who may stop it.
 pub struct Session<'a> {
     /// Folder of the run; one sub-folder a stage.
     pub folder: PathBuf,
+    /// The stage to end with; it and those it stands on are trained, as far as they are not done.
+    pub until: Stage,
     /// Set from outside to stop after the current step, with a checkpoint.
     pub stop: &'a AtomicBool,
     /// Called after every step.
@@ -118,6 +152,7 @@ where
     let device = model.devices().first().cloned().unwrap_or_default();
     let folder = session.folder.join(name);
     std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
+    let _lock = lock(&folder, session)?;
     if let Some(model) = finished(name, session, model.clone(), &device)? {
         return Ok(model);
     }
@@ -165,6 +200,22 @@ where
     write_record::<A, _>(&folder.join(FINISHED), model.clone().into_record())?;
     let _ = std::fs::remove_file(&checkpoint); // superseded by the finished model
     Ok(model)
+}
+
+/// Makes this process the only one that trains the stage in `folder`; waits for one that does so already.
+fn lock(folder: &Path, session: &Session<'_>) -> Result<std::fs::File> {
+    const WAIT: Duration = Duration::from_millis(200);
+    let path = folder.join("lock");
+    let fail = |source| Error::Write { path: path.clone(), source };
+    let file = std::fs::File::create(&path).map_err(fail)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if session.stop.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+    }
 }
 
 /// The model of a stage that was finished, if it was; `like` gives its shape.

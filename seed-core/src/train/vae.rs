@@ -1,7 +1,7 @@
 //! Stage "vae": the autoencoder between pixels and latents (arXiv 2112.10752, section 3.1).
 //!
 //! Mean absolute error of the pixels and a slight pull of the latents towards a standard normal. Differences from Stable
-//! Diffusion's training: no perceptual and no adversarial loss. Afterwards `scaling_factor` is set so that latents have
+//! Diffusion's training: no perceptual and no adversarial loss, initial values of `start`. Afterwards `scaling_factor` is set so that latents have
 //! the standard deviation 1.
 
 use burn::{
@@ -18,6 +18,7 @@ use crate::{
 use super::{
     data::SceneData,
     run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    start::initial,
 };
 
 /// Weight of the divergence from a standard normal.
@@ -42,7 +43,7 @@ pub(super) fn train<A: TrainBackend>(
         let metrics = vec![("pixels", scalar(pixels.clone())), ("divergence", scalar(divergence.clone()))];
         Ok(Output { loss: pixels + divergence * DIVERGENCE, metrics })
     };
-    let vae = optimise("vae", plan, session, config.init::<A>(device), step, |vae, _| vae)?.valid();
+    let vae = optimise("vae", plan, session, initial(config.init::<A>(device)), step, |vae, _| vae)?.valid();
     let sample = scenes.scenes_from(u64::MAX / 4, MEASURED);
     let latents = sample.chunks(32).map(|part| vae.encode(scenes.signed_pixels(part, device)).0).collect();
     let deviation = scalar(Tensor::cat(latents, 0).flatten::<1>(0, 3).var(0)).sqrt();

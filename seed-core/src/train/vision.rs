@@ -1,21 +1,27 @@
 //! Stage "vision": the vision transformer and a text tower by contrast on captions (arXiv 2103.00020, figure 3).
 //!
 //! Half of each group of a batch are near-duplicates that differ in one attribute, so that the embedding has to keep
-//! every attribute, not only those that tell random scenes apart.
+//! every attribute, not only those that tell random scenes apart. The embedding also has to draw the scene, see `sketch`.
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::{contrast::ContrastConfig, error::Result};
+use crate::{
+    contrast::{ContrastConfig, generation_target},
+    error::Result,
+};
 
 use super::{
     data::{self, SceneData},
     model::{TrainModel, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise},
+    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    sketch::SIDE,
 };
 
 /// Scenes in a group of near-duplicates.
 pub(super) const GROUP: usize = 4;
+/// Weight of the coarse picture's error.
+pub(super) const SKETCH: f64 = 4.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
@@ -30,8 +36,11 @@ pub(super) fn train<A: TrainBackend>(
         let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
         let image = model.contrast.image(model.network.features(scenes.pixels(&batch, device)));
         let caption = model.contrast.text(Tensor::from_data(ids, device));
-        let (loss, accuracy) = objective::contrast(image, caption, scale(&model.vision_scale));
-        Ok(Output { loss, metrics: vec![("batch_accuracy", accuracy)] })
+        let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale));
+        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
+        let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
+        Ok(Output { loss: contrast + sketch * SKETCH, metrics })
     };
     optimise("vision", plan, session, model, step, |model, _| model)
 }
