@@ -2,10 +2,12 @@
 
 use std::{io::Write as _, path::PathBuf, time::Instant};
 
-use seed_core::Codes;
+use seed_core::{Codes, SeedTokenizer};
+use serde_json::Value;
 
 use crate::{
-    input, lines,
+    input,
+    lines::{self, Details},
     options::{Global, ImageOptions, ModelOptions},
     outcome::{Outcome, Tally, report},
     progress::Progress,
@@ -21,9 +23,12 @@ pub(crate) struct Args {
     /// Image files, folders of images, or - for an image on standard input
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Write JSON lines: {"path": ..., "codes": [...]}
+    /// Write JSON lines: {"path": ..., "codes": [...], "tokenizer": {what made them}}
     #[arg(long)]
     json: bool,
+    /// Add how much farther the runner-up of each code is, in squared distance; small margins may flip on other devices
+    #[arg(long, requires = "json")]
+    margins: bool,
     /// Images that are encoded at a time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = crate::options::positive)]
     batch_size: usize,
@@ -38,6 +43,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
     let preprocessor = tokenizer.preprocessor().clone();
+    let provenance = provenance(tokenizer.as_ref(), args.json)?;
     let progress = Progress::new(total, "images", global);
     let start = Instant::now();
     let prepare = |image| preprocessor.apply(&image);
@@ -45,26 +51,43 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let tally = input::batches(inputs, args.batch_size, &limits, &progress, prepare, |batch, tally| {
         let (paths, pixels): (Vec<String>, Vec<Vec<f32>>) =
             batch.into_iter().map(|loaded| (loaded.path, loaded.image)).unzip();
-        let codes = tokenizer.encode_pixels(&pixels)?;
-        print(&paths, &codes, args.json, &progress, tally)
+        let (codes, margins) = match args.margins {
+            true => tokenizer.encode_pixels_with_margins(&pixels).map(|(codes, margins)| (codes, Some(margins)))?,
+            false => (tokenizer.encode_pixels(&pixels)?, None),
+        };
+        print(&Encoded { paths, codes, margins }, provenance.as_ref(), &progress, tally)
     })?;
     drop(progress);
     global.timed(start, || format!("{} images encoded", tally.done));
     Ok(tally.outcome(total))
 }
 
-/// Prints the codes of a batch, line after line.
+/// A batch of images as codes.
+pub(crate) struct Encoded {
+    pub(crate) paths: Vec<String>,
+    pub(crate) codes: Codes,
+    /// One a code.
+    pub(crate) margins: Option<Vec<f32>>,
+}
+
+/// What lines of JSON say about the model; nothing for lines of text.
+pub(crate) fn provenance(tokenizer: &dyn SeedTokenizer, as_json: bool) -> anyhow::Result<Option<Value>> {
+    as_json.then(|| Ok(serde_json::to_value(tokenizer.provenance()?)?)).transpose()
+}
+
+/// Prints the codes of a batch, line after line: JSON with a provenance, text without.
 pub(crate) fn print(
-    paths: &[String],
-    codes: &Codes,
-    as_json: bool,
+    batch: &Encoded,
+    provenance: Option<&Value>,
     progress: &Progress,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     progress.suspend(|| {
         let mut out = std::io::stdout().lock();
-        for (path, row) in paths.iter().zip(codes.rows()) {
-            match lines::write(path, row, as_json) {
+        for (i, (path, row)) in batch.paths.iter().zip(batch.codes.rows()).enumerate() {
+            let margins = batch.margins.as_ref().map(|margins| &margins[i * row.len()..][..row.len()]);
+            let details = provenance.map(|provenance| Details { provenance, margins });
+            match lines::write(path, row, details) {
                 Ok(line) => {
                     writeln!(out, "{line}")?;
                     tally.done += 1;
@@ -77,6 +100,6 @@ pub(crate) fn print(
         }
         out.flush()
     })?;
-    progress.advance(paths.len());
+    progress.advance(batch.paths.len());
     Ok(())
 }

@@ -52,17 +52,20 @@ struct Facts {
     parts: Vec<(&'static str, usize)>,
     disk_bytes: u64,
     decoded_size: Option<usize>,
+    weights_sha256: String,
 }
 
 impl Facts {
     fn gather(tokenizer: &dyn SeedTokenizer, files: &Files) -> anyhow::Result<Self> {
+        tokenizer.config().verify(files)?;
+        let weights_sha256 = tokenizer.config().weights_hash(files)?;
         self_test(tokenizer).context("the self-test failed")?;
         let disk_bytes = match files {
             Files::Folder(path) => folder_bytes(path).with_context(|| format!("cannot read {}", path.display()))?,
             Files::Embedded(files) => files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
         };
         let parts = tokenizer.parts()?.into_iter().map(|part| (part.name, part.parameters)).collect();
-        Ok(Self { parts, disk_bytes, decoded_size: tokenizer.decoded_size()? })
+        Ok(Self { parts, disk_bytes, decoded_size: tokenizer.decoded_size()?, weights_sha256 })
     }
 
     fn parameters(&self) -> usize {
@@ -101,6 +104,7 @@ impl Facts {
             say(name, format!("{} parameters", thousands(*parameters)));
         }
         say("all parts", format!("{} parameters", thousands(self.parameters())));
+        say("weights", format!("SHA-256 {}", self.weights_sha256));
         say("on disk", megabytes(self.disk_bytes));
         say("in memory", format!("{} of weights", megabytes(self.memory_bytes())));
         say("devices", Device::available().join(", "));
@@ -124,6 +128,7 @@ impl Facts {
             "sizes": serde_json::to_value(&config.model)?,
             "decoder": decoder,
             "parts": parts,
+            "weights_sha256": self.weights_sha256,
             "parameters": self.parameters(),
             "disk_bytes": self.disk_bytes,
             "memory_bytes": self.memory_bytes(),

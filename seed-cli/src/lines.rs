@@ -3,20 +3,31 @@
 //! | form | example |
 //! |---|---|
 //! | path, tab, codes with spaces | `cat.jpg\t17 801 ...` |
-//! | JSON | `{"path": "cat.jpg", "codes": [17, 801, ...]}` |
+//! | JSON | `{"path": "cat.jpg", "codes": [17, 801, ...], "tokenizer": {...}}`, with `"margins"` if asked for |
 //! | codes alone, reading only | `17 801 ...` |
 
 use anyhow::{Context as _, bail};
 use seed_core::{Codes, Error, codes};
 use serde_json::{Value, json};
 
-/// One image's line, without its end.
+/// What a line of JSON says besides path and codes.
+pub(crate) struct Details<'a> {
+    pub(crate) provenance: &'a Value,
+    /// One a code.
+    pub(crate) margins: Option<&'a [f32]>,
+}
+
+/// One image's line, without its end: JSON if there are details.
 ///
 /// # Errors
 /// For a path with a line break outside of JSON.
-pub(crate) fn write(path: &str, row: &[u16], as_json: bool) -> anyhow::Result<String> {
-    if as_json {
-        return Ok(json!({ "path": path, "codes": row }).to_string());
+pub(crate) fn write(path: &str, row: &[u16], details: Option<Details<'_>>) -> anyhow::Result<String> {
+    if let Some(details) = details {
+        let mut line = json!({ "path": path, "codes": row, "tokenizer": details.provenance });
+        if let Some(margins) = details.margins {
+            line["margins"] = json!(margins);
+        }
+        return Ok(line.to_string());
     }
     if path.contains(['\n', '\r']) {
         bail!("{path:?} has a line break in its name, which a line of text cannot hold; use --json");
@@ -84,16 +95,20 @@ pub(crate) fn check(row: &[u64], tokens: usize, codebook_size: usize) -> anyhow:
 mod tests {
     use super::*;
 
+    fn details() -> Details<'static> {
+        Details { provenance: &Value::Null, margins: Some(&[0.5]) }
+    }
+
     #[test]
     fn what_is_written_is_read() {
         for path in ["a b.png", "tab\there.png", "{odd}.png", "ümläut\"quote.png", ""] {
             for as_json in [false, true] {
-                let line = write(path, &[0, 7, 65535], as_json).unwrap();
+                let line = write(path, &[0, 7, 65535], as_json.then(details)).unwrap();
                 assert_eq!(read(&line).unwrap(), Line { path: Some(path.to_owned()), row: vec![0, 7, 65535] });
             }
         }
-        assert!(write("a\nb", &[1], false).unwrap_err().to_string().contains("--json"));
-        assert!(write("a\nb", &[1], true).is_ok());
+        assert!(write("a\nb", &[1], None).unwrap_err().to_string().contains("--json"));
+        assert!(write("a\nb", &[1], Some(details())).unwrap().contains("\"margins\":[0.5]"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use seed_core::pixels::{
 
 use crate::{
     decode::Decoder,
-    encode,
+    encode::{self, Encoded},
     input::{self, Input},
     names::Names,
     options::{Global, ImageOptions, ModelOptions, NegativeOption, SamplingOptions},
@@ -59,6 +59,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let inputs = input::expand(&args.images)?;
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
+    let provenance = encode::provenance(tokenizer.as_ref(), args.json)?;
     let options = args.sampling.resolve(tokenizer.as_ref());
     let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[SHEET], inputs.iter().filter_map(Input::file))?;
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             }
             index += 1;
         }
-        encode::print(&paths, &codes, args.json, &progress, tally)
+        encode::print(&Encoded { paths, codes, margins: None }, provenance.as_ref(), &progress, tally)
     })?;
     drop(progress);
     if !pairs.is_empty() {

@@ -1,19 +1,43 @@
-//! Step 5 of 6: decoder states [batch, 32, 768] -> generation embedding [batch, 1024].
+//! Step 5 of 6: decoder states [batch, 32, 768] -> generation embedding [batch, tokens, dim].
 //!
-//! Pre-norm transformer blocks over the states (arXiv 2310.01218, section 3.2), then the released SEED-2 head "mlp": per
-//! token 768-256-128-32 without bias, ReLU between, flattened to 1024 and projected. A second stack of blocks, the
-//! semantic branch, rebuilds the causal embeddings; training and caption retrieval from codes use it.
+//! Pre-norm transformer blocks over the states, then one of three heads (arXiv 2307.08041, section 3.2; arXiv 2310.01218,
+//! section 3.2; reference implementation AILab-CVC/SEED at 93b3cf4 and 85352f0):
+//!
+//! | head | of | way | embedding |
+//! |---|---|---|---|
+//! | [`Head::Mlp`] | SEED-2 as released | per token 768-256-128-32 without bias, ReLU between, flattened, projected | `[batch, 1, 1024]` |
+//! | [`Head::Qformer`] | SEED-2 as its training code builds it | reverse Q-Former with one query, projected | `[batch, 1, 1024]` |
+//! | [`Head::Text`] | SEED-1 | reverse Q-Former with 77 queries, projected | `[batch, 77, 768]` |
+//!
+//! A second stack of blocks, the semantic branch, rebuilds the causal embeddings; training and caption retrieval from
+//! codes use it, SEED-1 has none.
 
 use burn::{
     module::{Module, Param},
     nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
     tensor::{Tensor, activation::relu, backend::Backend},
 };
+use serde::{Deserialize, Serialize};
 
-use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::{
+    nn::{SeedBackend, attention, gelu, merge_heads, split_heads},
+    qformer::{QFormer, QFormerConfig},
+};
 
-/// Widths of the head's three layers, fixed in every released model.
-const HEAD: [usize; 3] = [256, 128, 32];
+/// Widths of the MLP head's three layers, fixed in every released model.
+const MLP_HEAD: [usize; 3] = [256, 128, 32];
+
+/// How the detokenizer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    /// Released SEED-2: per-token layers, flattened and projected.
+    Mlp,
+    /// As the official SEED-2 training code builds it: a reverse Q-Former with one query.
+    Qformer,
+    /// SEED-1: a reverse Q-Former with 77 queries.
+    Text,
+}
 
 /// Sizes of the detokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,32 +52,76 @@ pub struct DetokenizerConfig {
     pub queries: usize,
     /// Features of the generation embedding.
     pub generation_dim: usize,
+    /// How it ends.
+    pub head: Head,
+    /// The reverse Q-Former of the heads that have one; it reads decoder states.
+    pub reverse: QFormerConfig,
+    /// Whether there is a semantic branch.
+    pub semantic: bool,
 }
 
 impl DetokenizerConfig {
     /// SEED-2 as released.
     pub fn released() -> Self {
-        Self { width: 768, depth: 4, heads: 12, queries: 32, generation_dim: 1024 }
+        Self {
+            width: 768,
+            depth: 4,
+            heads: 12,
+            queries: 32,
+            generation_dim: 1024,
+            head: Head::Mlp,
+            reverse: QFormerConfig { source_width: 768, queries: 1, ..QFormerConfig::causal() },
+            semantic: true,
+        }
     }
 
     /// A randomly initialised model.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Detokenizer<B> {
         let down = |input, output| LinearConfig::new(input, output).with_bias(false).init(device);
-        Detokenizer {
-            semantic: Branch::new(self, device),
-            image: Branch::new(self, device),
-            down1: down(self.width, HEAD[0]),
-            down2: down(HEAD[0], HEAD[1]),
-            down3: down(HEAD[1], HEAD[2]),
-            proj: LinearConfig::new(self.queries * HEAD[2], self.generation_dim).init(device),
-        }
+        let proj = |input| LinearConfig::new(input, self.generation_dim).init(device);
+        let semantic = self.semantic.then(|| Branch::new(self, device));
+        let branch = Branch::new(self, device);
+        let head = match self.head {
+            Head::Mlp => HeadLayers::Mlp(MlpHead {
+                image: branch,
+                down1: down(self.width, MLP_HEAD[0]),
+                down2: down(MLP_HEAD[0], MLP_HEAD[1]),
+                down3: down(MLP_HEAD[1], MLP_HEAD[2]),
+                proj: proj(self.queries * MLP_HEAD[2]),
+            }),
+            Head::Qformer => HeadLayers::Qformer(QformerHead {
+                image: branch,
+                reverse: self.reverse.init(device),
+                proj: proj(self.reverse.width),
+            }),
+            Head::Text => HeadLayers::Text(TextHead {
+                text: branch,
+                reverse: self.reverse.init(device),
+                text_proj: proj(self.reverse.width),
+            }),
+        };
+        Detokenizer { semantic, head }
     }
 }
 
 /// From decoder states to what conditions the diffusion decoder.
 #[derive(Module, Debug)]
 pub struct Detokenizer<B: Backend> {
-    semantic: Branch<B>,
+    semantic: Option<Branch<B>>,
+    head: HeadLayers<B>,
+}
+
+/// The layers of a [`Head`].
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one a model
+enum HeadLayers<B: Backend> {
+    Mlp(MlpHead<B>),
+    Qformer(QformerHead<B>),
+    Text(TextHead<B>),
+}
+
+#[derive(Module, Debug)]
+struct MlpHead<B: Backend> {
     image: Branch<B>,
     down1: Linear<B>,
     down2: Linear<B>,
@@ -61,18 +129,40 @@ pub struct Detokenizer<B: Backend> {
     proj: Linear<B>,
 }
 
+#[derive(Module, Debug)]
+struct QformerHead<B: Backend> {
+    image: Branch<B>,
+    reverse: QFormer<B>,
+    proj: Linear<B>,
+}
+
+#[derive(Module, Debug)]
+struct TextHead<B: Backend> {
+    text: Branch<B>,
+    reverse: QFormer<B>,
+    text_proj: Linear<B>,
+}
+
 impl<B: SeedBackend> Detokenizer<B> {
-    /// Decoder states `[batch, queries, width]` -> generation embedding `[batch, generation_dim]`.
-    pub fn generation(&self, states: Tensor<B, 3>) -> Tensor<B, 2> {
-        let x = self.image.forward(states);
-        let x = relu(self.down1.forward(x));
-        let x = relu(self.down2.forward(x));
-        self.proj.forward(self.down3.forward(x).flatten::<2>(1, 2))
+    /// Decoder states `[batch, queries, width]` -> generation embedding `[batch, tokens, generation_dim]`: one token, or
+    /// as many as the text head has queries.
+    pub fn generation(&self, states: Tensor<B, 3>) -> Tensor<B, 3> {
+        match &self.head {
+            HeadLayers::Mlp(head) => {
+                let x = relu(head.down1.forward(head.image.forward(states)));
+                let x = relu(head.down2.forward(x));
+                let flat = head.down3.forward(x).flatten::<2>(1, 2); // [batch, queries * 32]
+                head.proj.forward(flat).unsqueeze_dim(1)
+            }
+            HeadLayers::Qformer(head) => head.proj.forward(head.reverse.forward(head.image.forward(states))),
+            HeadLayers::Text(head) => head.text_proj.forward(head.reverse.forward(head.text.forward(states))),
+        }
     }
 
-    /// Decoder states -> reconstructed causal embeddings, both `[batch, queries, width]`.
-    pub fn semantic(&self, states: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.semantic.forward(states)
+    /// Decoder states -> reconstructed causal embeddings, both `[batch, queries, width]`; nothing without a semantic
+    /// branch.
+    pub fn semantic(&self, states: Tensor<B, 3>) -> Option<Tensor<B, 3>> {
+        self.semantic.as_ref().map(|branch| branch.forward(states))
     }
 }
 

@@ -94,6 +94,12 @@ impl<B: SeedBackend> QFormer<B> {
         self.run(source, Some(visible * HIDDEN))
     }
 
+    /// Source tokens `[batch, tokens, source_width]` -> query states `[batch, queries, width]`, in which a query sees all
+    /// others: the reverse Q-Former.
+    pub fn forward(&self, source: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.run(source, None)
+    }
+
     fn run(&self, source: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
         let [batch, ..] = source.dims();
         let queries = self.query_tokens.val().repeat_dim(0, batch);

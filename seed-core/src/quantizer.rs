@@ -7,7 +7,7 @@
 use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig},
-    tensor::{Int, Tensor, backend::Backend},
+    tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend},
 };
 
 use crate::nn::SeedBackend;
@@ -63,13 +63,32 @@ impl<B: SeedBackend> Quantizer<B> {
 
     /// Latents `[batch, queries, dim]` -> nearest rows `[batch, queries]`.
     pub fn nearest(&self, latents: Tensor<B, 3>) -> Tensor<B, 2, Int> {
+        let [batch, queries, _] = latents.dims();
+        self.distances(latents).argmin(1).reshape([batch, queries])
+    }
+
+    /// As [`nearest`](Self::nearest), with the margin of each: how much larger the squared distance to the runner-up is,
+    /// `[batch, queries]`, from 0 for a tie. A code with a margin near rounding (about 1e-6 of `|z|^2`) may be another one
+    /// where sums run in another order.
+    pub fn nearest_with_margins(&self, latents: Tensor<B, 3>) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
+        let [batch, queries, _] = latents.dims();
+        let distances = self.distances(latents);
+        let nearest = distances.clone().argmin(1); // [batch * queries, 1]
+        let best = distances.clone().gather(1, nearest.clone());
+        let away = Tensor::full([batch * queries, 1], f32::MAX, &distances.device());
+        let others = distances.scatter(1, nearest.clone(), away, IndexingUpdateOp::Add);
+        let margins = others.min_dim(1) - best;
+        (nearest.reshape([batch, queries]), margins.reshape([batch, queries]))
+    }
+
+    /// Latents `[batch, queries, dim]` -> squared distances to every row `[batch * queries, codes]`.
+    fn distances(&self, latents: Tensor<B, 3>) -> Tensor<B, 2> {
         let [batch, queries, dim] = latents.dims();
         let rows = self.embedding.weight.val(); // [codes, dim]
         let z = latents.reshape([batch * queries, dim]);
         let z_norm = z.clone().powi_scalar(2).sum_dim(1); // [batch * queries, 1]
         let row_norm = rows.clone().powi_scalar(2).sum_dim(1).transpose(); // [1, codes]
-        let distances = z_norm + row_norm - z.matmul(rows.transpose()) * 2.0; // [batch * queries, codes]
-        distances.argmin(1).reshape([batch, queries])
+        z_norm + row_norm - z.matmul(rows.transpose()) * 2.0 // [batch * queries, codes]
     }
 
     /// Codes `[batch, queries]` -> rows of the codebook `[batch, queries, dim]`.
@@ -80,5 +99,27 @@ impl<B: SeedBackend> Quantizer<B> {
     /// Rows `[batch, queries, dim]` -> decoder states `[batch, queries, width]`.
     pub fn states(&self, rows: Tensor<B, 3>) -> Tensor<B, 3> {
         self.decode_out.forward(self.decode_in.forward(rows).tanh())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    /// The codebook's own rows: at distance 0, and the runner-up's distance is the margin.
+    #[test]
+    fn margins_are_the_runner_ups_lead() {
+        let device = Default::default();
+        let mut quantizer = QuantizerConfig { width: 4, codes: 3, dim: 2 }.init::<Flex>(&device);
+        let rows = Tensor::<Flex, 2>::from_floats([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]], &device);
+        quantizer.embedding.weight = burn::module::Param::from_tensor(rows);
+        let latents = Tensor::<Flex, 3>::from_floats([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]], &device);
+        let (codes, margins) = quantizer.nearest_with_margins(latents.clone());
+        assert_eq!(codes.clone().into_data(), quantizer.nearest(latents).into_data());
+        assert_eq!(codes.into_data().iter::<i64>().collect::<Vec<_>>(), [0, 1, 0], "the lowest index on a tie");
+        // To row 2: 4; from (3, 4) to (0, 2): 9 + 4; halfway between rows 0 and 2: a tie.
+        assert_eq!(margins.into_data().iter::<f32>().collect::<Vec<_>>(), [4.0, 13.0, 0.0]);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 
 use super::Weights;
 use crate::error::{Error, Result};
@@ -62,6 +64,23 @@ impl Files {
             }
             Self::Embedded(_) => Ok(Cow::Borrowed(self.required(name)?)),
         }
+    }
+
+    /// The SHA-256 of the file `name`, in hexadecimal digits. Reads it once, in pieces.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn sha256(&self, name: &str) -> Result<String> {
+        let mut hash = Sha256::new();
+        match self {
+            Self::Folder(path) => {
+                let path = path.join(name);
+                let copied = File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hash));
+                copied.map_err(|source| Error::Read { path, source })?;
+            }
+            Self::Embedded(_) => hash.update(self.required(name)?),
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The JSON file `name`. `T` decides how strict that is; ours deny unknown fields.

@@ -168,6 +168,34 @@ pub(super) const TEXT_ENCODER: Fields = Fields {
     only: &[("hidden_act", &[r#""gelu""#, r#""quick_gelu""#]), ("model_type", &[r#""clip_text_model""#])],
 };
 
+pub(super) const IMAGE_ENCODER: Fields = Fields {
+    read: &[
+        "image_size",
+        "patch_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "projection_dim",
+        "layer_norm_eps",
+    ],
+    ignored: &[
+        "architectures",
+        "attention_dropout",
+        "dropout",
+        "dtype",
+        "initializer_factor",
+        "initializer_range",
+        "torch_dtype",
+        "transformers_version",
+    ],
+    only: &[
+        ("hidden_act", &[r#""gelu""#, r#""quick_gelu""#]),
+        ("model_type", &[r#""clip_vision_model""#]),
+        ("num_channels", &["3"]),
+    ],
+};
+
 /// Reads the JSON file `name`, whose fields must all be among `fields`.
 ///
 /// # Errors

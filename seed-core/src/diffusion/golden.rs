@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_flex::Flex;
 
 use super::denoise::{Condition, Guidance};
+use super::image_encoder::ImageEncoder;
 use super::pipeline::{load_unet, load_vae};
 use super::pndm::{Pndm, PndmConfig};
 use super::text_encoder::{self, TextEncoderConfig};
@@ -68,6 +69,15 @@ fn empty_prompt() {
     let ids = empty_prompt::token_ids(&files("unclip").sub("tokenizer"), 77).unwrap();
     assert_eq!(ids, cases.integers("empty_prompt_ids"));
     assert_close("empty prompt", model.empty_prompt, cases.floats("empty_prompt_embeds"), NETWORK);
+}
+
+#[test]
+fn image_encoder() {
+    let (files, cases) = (files("unclip"), Cases::open("unclip"));
+    let (config, encoder) = ImageEncoder::<Flex>::load(&files.sub("image_encoder"), &Default::default()).unwrap();
+    assert_eq!(config.projection_dim, 64);
+    let found = encoder.forward(cases.floats("pixels"));
+    assert_close("image embeddings", found, cases.floats("clip_image_embeds"), NETWORK);
 }
 
 #[test]

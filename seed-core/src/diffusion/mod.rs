@@ -13,14 +13,18 @@
 //! | [`unet`], [`unet_blocks`] | latents, time, context, class vector -> prediction |
 //! | [`schedule`], [`pndm`] | predictions -> latents |
 //! | [`vae`] | latents <-> pixels |
+//! | [`image_encoder`] | pixels -> the image embedding that a generation embedding imitates |
+//! | `clip_layer` | the layer of both CLIP towers |
 //! | `config` | diffusers' JSON files, every field by name |
 //!
 //! The UNet and the autoencoder are generic over the backend and are trained by this crate as they stand.
 
 mod blocks;
+mod clip_layer;
 mod config;
 pub mod denoise;
 pub mod empty_prompt;
+pub mod image_encoder;
 pub mod image_noise;
 pub mod pipeline;
 pub mod pndm;
@@ -33,6 +37,7 @@ pub mod unet_blocks;
 pub mod vae;
 
 pub use blocks::{Downsample, ResnetBlock, Upsample};
+pub use clip_layer::{Activation, ClipLayer};
 pub use denoise::denoise;
 pub use pipeline::{DecodeOptions, Start, UnClip};
 pub use unet::{UNet, UNetConfig};

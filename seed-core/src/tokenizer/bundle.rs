@@ -68,6 +68,9 @@ pub struct BundleConfig {
     /// How codes become images unless the caller says otherwise; as SEED-2 does when it is not there.
     #[serde(default)]
     pub decode: DecodeDefaults,
+    /// SHA-256 of `model.safetensors`, written with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_sha256: Option<String>,
     /// Sizes of steps 2 to 5.
     pub model: SeedConfig,
     /// Sizes and words of the caption side, when the bundle has one.
@@ -143,6 +146,33 @@ impl BundleConfig {
         checkpoint::load(module, &files.weights(CONTRAST)?, &KeyTable::EXACT)
     }
 
+    /// The SHA-256 of `model.safetensors`: as recorded, or computed where it is not.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn weights_hash(&self, files: &Files) -> Result<String> {
+        match &self.weights_sha256 {
+            Some(hash) => Ok(hash.clone()),
+            None => files.sha256(WEIGHTS),
+        }
+    }
+
+    /// Holds when `model.safetensors` is the file that was written with this configuration.
+    ///
+    /// # Errors
+    /// [`Error::WeightFile`] when it is another one; [`Error::Read`].
+    pub fn verify(&self, files: &Files) -> Result<()> {
+        match &self.weights_sha256 {
+            Some(recorded) if files.sha256(WEIGHTS)? != *recorded => Err(Error::WeightFile {
+                file: files.describe(WEIGHTS),
+                reason: format!(
+                    "its SHA-256 is not {recorded}, which {CONFIG} records: it was changed or damaged; make the bundle again"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes everything but the decoder into `folder`; `config.json` last, so that a folder with one is whole.
     ///
     /// # Errors
@@ -159,7 +189,8 @@ impl BundleConfig {
         if let Some(contrast) = contrast {
             checkpoint::save(contrast, &folder.join(CONTRAST), &KeyTable::EXACT, dtype)?;
         }
-        let json = serde_json::to_vec_pretty(self).expect("a configuration of numbers and names is JSON");
+        let config = Self { weights_sha256: Some(Files::folder(folder).sha256(WEIGHTS)?), ..self.clone() };
+        let json = serde_json::to_vec_pretty(&config).expect("a configuration of numbers and names is JSON");
         atomic::write(&folder.join(CONFIG), &json)
     }
 }

@@ -14,6 +14,7 @@ use burn::{
     tensor::{Int, Tensor, TensorData},
 };
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::{
     checkpoint::Files,
@@ -62,6 +63,24 @@ pub struct Part {
     pub parameters: usize,
 }
 
+/// What codes come from. Codes of two provenances that differ in weights or preprocessing do not belong together; other
+/// differences can flip codes of small margin only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Provenance {
+    /// Name of the model.
+    pub model: String,
+    /// SHA-256 of the file that holds the weights of steps 2 to 5.
+    pub weights: String,
+    /// How images become pixels.
+    pub preprocess: Preset,
+    /// Device that computed.
+    pub device: String,
+    /// Dtype that it computed in.
+    pub dtype: String,
+    /// Version of this library.
+    pub version: &'static str,
+}
+
 /// A SEED tokenizer on some backend. All methods may be called from several threads.
 pub trait SeedTokenizer: Send + Sync {
     /// The bundle's configuration.
@@ -87,6 +106,20 @@ pub trait SeedTokenizer: Send + Sync {
     /// # Errors
     /// [`Error::Argument`] for an image of another size.
     fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes>;
+
+    /// As [`encode_pixels`](Self::encode_pixels), with the margin of every code, `[images * tokens]`: how much larger the
+    /// squared distance to the runner-up in the codebook is. Small margins are where another device, dtype or version may
+    /// give another code.
+    ///
+    /// # Errors
+    /// As [`encode_pixels`](Self::encode_pixels).
+    fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)>;
+
+    /// What codes come from: enough to tell whether two sets of them belong together.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the bundle does not record its hash and its weights cannot be read again.
+    fn provenance(&self) -> Result<Provenance>;
 
     /// How this model's images are decoded best: what [`decode`](Self::decode) is called with unless the user says
     /// otherwise.
@@ -159,15 +192,16 @@ pub trait SeedTokenizer: Send + Sync {
 /// # Errors
 /// [`Error::Bundle`], [`Error::Config`] and whatever else is wrong with the model's files.
 pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Preset>) -> Result<Box<dyn SeedTokenizer>> {
-    struct Open<'a>(&'a Model, Option<Preset>);
+    struct Open<'a>(&'a Model, Option<Preset>, (Device, DType));
     impl OnBackend for Open<'_> {
         type Output = Result<Box<dyn SeedTokenizer>>;
 
         fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
-            Ok(Box::new(Tokenizer::<B>::load(self.0.files(), device, self.1)?))
+            let tokenizer = Tokenizer::<B>::load(self.0.files(), device, self.1)?;
+            Ok(Box::new(Tokenizer { place: self.2, ..tokenizer }))
         }
     }
-    device.run(dtype, Open(model, preprocess))
+    device.run(dtype, Open(model, preprocess, (device, dtype)))
 }
 
 /// A [`SeedTokenizer`] on the backend `B`.
@@ -175,6 +209,9 @@ pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Pres
 pub struct Tokenizer<B: SeedBackend> {
     config: BundleConfig,
     preprocessor: Preprocessor,
+    preset: Preset,
+    /// What [`open`] was asked for.
+    place: (Device, DType),
     files: Files,
     device: B::Device,
     network: SeedNetwork<B>,
@@ -191,8 +228,11 @@ impl<B: SeedBackend> Tokenizer<B> {
         let config = BundleConfig::read(&files)?;
         let network = config.load_network(&files, &device)?;
         let size = config.model.image_size as u32;
+        let preset = preprocess.unwrap_or(config.preprocess);
         Ok(Self {
-            preprocessor: Preprocessor::new(size, preprocess.unwrap_or(config.preprocess)),
+            preprocessor: Preprocessor::new(size, preset),
+            preset,
+            place: Default::default(),
             config,
             files,
             device,
@@ -333,6 +373,29 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)
     }
 
+    fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
+        let model = &self.config.model;
+        let (mut values, mut margins): (Vec<u64>, Vec<f32>) = Default::default();
+        for images in images.chunks(ENCODE_AT_ONCE) {
+            let latents = self.network.quantizer.latents(self.network.causal_embeddings(self.tensor(images)?));
+            let (codes, lead) = self.network.quantizer.nearest_with_margins(latents);
+            values.extend(codes.into_data().iter::<i64>().map(i64::unsigned_abs));
+            margins.extend(floats(lead));
+        }
+        Ok((Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)?, margins))
+    }
+
+    fn provenance(&self) -> Result<Provenance> {
+        Ok(Provenance {
+            model: self.config.name.clone(),
+            weights: self.config.weights_hash(&self.files)?,
+            preprocess: self.preset,
+            device: self.place.0.to_string(),
+            dtype: self.place.1.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
     fn decode_with(
         &self,
         codes: &Codes,
@@ -358,7 +421,7 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
             let range = batch * at_once..codes.batch().min((batch + 1) * at_once);
             let codes = codes.slice(range.clone());
             let streams: Vec<u64> = codes.streams().collect();
-            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes));
+            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes)).flatten::<2>(1, 2);
             let away = negative.map(|negative| match negative.batch() {
                 1 => embed(negative).repeat_dim(0, range.len()),
                 _ => embed(&negative.slice(range.clone())),
@@ -389,7 +452,11 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         let mut all = Embeddings { dim: config.embed_dim, values: Vec::new() };
         for start in (0..codes.batch()).step_by(ENCODE_AT_ONCE) {
             let part = codes.slice(start..codes.batch().min(start + ENCODE_AT_ONCE));
-            all.values.extend(floats(contrast.causal(self.network.semantic(self.code_tensor(&part)))));
+            let rebuilt = self.network.semantic(self.code_tensor(&part)).ok_or_else(|| Error::MissingPart {
+                part: "semantic branch",
+                reason: "SEED-1 does not rebuild causal embeddings from codes; choose a SEED-2 model".to_owned(),
+            })?;
+            all.values.extend(floats(contrast.causal(rebuilt)));
         }
         Ok(all)
     }

@@ -9,5 +9,5 @@ mod facade;
 mod network;
 
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
-pub use facade::{Embeddings, Part, Progress, SeedTokenizer, Tokenizer, open};
-pub use network::{Head, SeedConfig, SeedNetwork};
+pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
+pub use network::{SeedConfig, SeedNetwork};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::KeyTable,
-    detokenizer::{Detokenizer, DetokenizerConfig},
+    detokenizer::{Detokenizer, DetokenizerConfig, Head},
     error::{Error, Result},
     eva_vit::{EvaVit, EvaVitConfig},
     nn::SeedBackend,
@@ -45,18 +45,6 @@ pub struct SeedConfig {
     pub recon_semantic: bool,
 }
 
-/// How the detokenizer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Head {
-    /// Released SEED-2: per-token layers, flattened and projected.
-    Mlp,
-    /// As the official SEED-2 training code builds it: a reverse Q-Former with one query.
-    Qformer,
-    /// SEED-1: a reverse Q-Former with 77 queries.
-    Text,
-}
-
 impl SeedConfig {
     /// The released SEED-2 model.
     pub fn seed_2() -> Self {
@@ -82,6 +70,26 @@ impl SeedConfig {
             reverse_queries: 1,
             reverse_depth: 12,
             recon_semantic: true,
+        }
+    }
+
+    /// The released SEED-1 model.
+    pub fn seed_1() -> Self {
+        Self {
+            head: Head::Text,
+            generation_dim: 768,
+            reverse_queries: 77,
+            reverse_depth: 4,
+            recon_semantic: false,
+            ..Self::seed_2()
+        }
+    }
+
+    /// Tokens of the generation embedding.
+    pub fn generation_tokens(&self) -> usize {
+        match self.head {
+            Head::Mlp => 1,
+            Head::Qformer | Head::Text => self.reverse_queries,
         }
     }
 
@@ -125,8 +133,12 @@ impl SeedConfig {
                 self.codebook_size
             ));
         }
-        if self.head != Head::Mlp || !self.recon_semantic {
-            return fail("only the head \"mlp\" with recon_semantic = true is supported".to_owned());
+        if self.head == Head::Qformer && self.reverse_queries != 1 {
+            let found = self.reverse_queries;
+            return fail(format!("reverse_queries = {found} where the head \"qformer\" makes one embedding"));
+        }
+        if self.head != Head::Mlp && self.reverse_queries * self.reverse_depth == 0 {
+            return fail("reverse_queries and reverse_depth must not be 0 with this head".to_owned());
         }
         Ok(())
     }
@@ -169,6 +181,14 @@ impl SeedConfig {
             heads: self.decoder_heads,
             queries: self.num_queries,
             generation_dim: self.generation_dim,
+            head: self.head,
+            reverse: QFormerConfig {
+                source_width: self.qformer_width,
+                depth: self.reverse_depth,
+                queries: self.reverse_queries,
+                ..self.qformer()
+            },
+            semantic: self.recon_semantic,
         }
     }
 
@@ -215,19 +235,20 @@ impl<B: SeedBackend> SeedNetwork<B> {
         self.quantizer.nearest(self.quantizer.latents(self.causal_embeddings(pixels)))
     }
 
-    /// Codes `[batch, queries]` -> generation embedding `[batch, generation_dim]`.
-    pub fn generation(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 2> {
+    /// Codes `[batch, queries]` -> generation embedding `[batch, generation_tokens, generation_dim]`.
+    pub fn generation(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         self.detokenizer.generation(self.quantizer.states(self.quantizer.rows(codes)))
     }
 
-    /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`.
-    pub fn semantic(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+    /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`; nothing for a model without a semantic
+    /// branch.
+    pub fn semantic(&self, codes: Tensor<B, 2, Int>) -> Option<Tensor<B, 3>> {
         self.detokenizer.semantic(self.quantizer.states(self.quantizer.rows(codes)))
     }
 }
 
 impl<B: Backend> SeedNetwork<B> {
-    /// Keys of the released SEED-2 checkpoint (`seed_quantizer.pt` with the ViT under `visual_encoder.`), and of bundles.
+    /// Keys of the released checkpoints (with the ViT under `visual_encoder.`), and of bundles.
     pub const KEYS: KeyTable = KeyTable {
         renames: &[
             ("causal.query_tokens", "query_tokens"),
@@ -239,12 +260,17 @@ impl<B: Backend> SeedNetwork<B> {
             ("quantizer.decode_out", "decode_task_layer.2"),
             ("detokenizer.semantic.pos_embed", "pos_embed"),
             ("detokenizer.semantic.blocks", "blocks"),
-            ("detokenizer.image.pos_embed", "pos_embed_image"),
-            ("detokenizer.image.blocks", "blocks_image"),
-            ("detokenizer.down1", "image_down.0"),
-            ("detokenizer.down2", "image_down.2"),
-            ("detokenizer.down3", "image_down.4"),
-            ("detokenizer.proj", "distill_image_proj"),
+            ("detokenizer.head.image.pos_embed", "pos_embed_image"),
+            ("detokenizer.head.image.blocks", "blocks_image"),
+            ("detokenizer.head.text.pos_embed", "pos_embed_text"),
+            ("detokenizer.head.text.blocks", "blocks_text"),
+            ("detokenizer.head.down1", "image_down.0"),
+            ("detokenizer.head.down2", "image_down.2"),
+            ("detokenizer.head.down3", "image_down.4"),
+            ("detokenizer.head.proj", "distill_image_proj"),
+            ("detokenizer.head.reverse.query_tokens", "reverse_tokens"),
+            ("detokenizer.head.reverse.bert", "Reverse_Qformer.bert"),
+            ("detokenizer.head.text_proj", "distill_text_proj"),
             (".self_", ".self"),
             (".layer_norm", ".LayerNorm"),
         ],
@@ -265,8 +291,9 @@ mod tests {
     /// Largest difference allowed, relative to the largest value: a few float32 roundings of sums of about 100 terms.
     const TOLERANCE: f32 = 1e-5;
 
-    fn golden() -> (Files, SeedNetwork<Flex>) {
-        let files = Files::folder(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/seed2-mlp"));
+    fn golden(case: &str) -> (Files, SeedNetwork<Flex>) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(case);
+        let files = Files::folder(folder);
         let config: SeedConfig = files.json("config.json").unwrap();
         config.validate("config.json").unwrap();
         let weights = files.weights("model.safetensors").unwrap();
@@ -288,7 +315,13 @@ mod tests {
 
     #[test]
     fn every_intermediate_equals_the_reference() {
-        let (files, network) = golden();
+        for name in ["seed2-mlp", "seed2-qformer", "seed1"] {
+            compare(name);
+        }
+    }
+
+    fn compare(name: &str) {
+        let (files, network) = golden(name);
         let cases = files.weights("cases.safetensors").unwrap();
         let case3 = |name: &str| case::<3>(&cases, name);
         let pixels = case::<4>(&cases, "pixels");
@@ -306,14 +339,21 @@ mod tests {
         equal("codes of the pixels", network.encode(pixels));
         let states = network.quantizer.states(network.quantizer.rows(codes.clone()));
         close("states", states.clone(), case3("states"));
-        close("semantic", network.detokenizer.semantic(states), case3("semantic"));
-        close("generation", network.generation(codes), case::<2>(&cases, "generation"));
+        match network.detokenizer.semantic(states) {
+            Some(semantic) => close("semantic", semantic, case3("semantic")),
+            None => assert!(cases.get("semantic").is_none(), "{name}"),
+        }
+        let generation = match cases.get("generation").unwrap().shape.len() {
+            2 => case::<2>(&cases, "generation").unsqueeze_dim(1),
+            _ => case3("generation"),
+        };
+        close("generation", network.generation(codes), generation);
     }
 
     /// Latents to the bit, not only codes: a near tie could not flip either.
     #[test]
     fn batch_size_and_threads_change_nothing() {
-        let (files, network) = golden();
+        let (files, network) = golden("seed2-mlp");
         let cases = files.weights("cases.safetensors").unwrap();
         let six = case::<4>(&cases, "pixels");
         let pixels = Tensor::cat(vec![six.clone(), six.flip([3])], 0); // 12 images

@@ -70,12 +70,14 @@ pub(super) fn train<A: TrainBackend>(
             + squared_error(rows.clone(), z.clone().detach());
         let straight_through = z.clone() + (rows - z).detach();
         let states = network.quantizer.states(straight_through);
-        let rebuilt = network.detokenizer.semantic(states.clone());
+        let semantic = network.detokenizer.semantic(states.clone());
+        let rebuilt = semantic.expect("a recipe's model has a semantic branch");
         let semantic = cosine_loss(rebuilt.clone(), settled);
         let similarity = scale(&model.causal_scale);
         let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone());
         let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity);
-        let generation = squared_error(network.detokenizer.generation(states), Tensor::from_inner(target));
+        let generation =
+            squared_error(network.detokenizer.generation(states), Tensor::from_inner(target).unsqueeze_dim(1));
         let metrics = vec![
             ("quantize", scalar(quantize.clone())),
             ("semantic", scalar(semantic.clone())),

@@ -114,7 +114,8 @@ fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A:
         let features = network.features(scenes.pixels(&batch, device));
         image.push(generation_target(inputs.model.contrast.image(features.clone())));
         let causal = network.causal.forward_causal(features);
-        codes.push(network.generation(network.quantizer.nearest(network.quantizer.latents(causal))));
+        let made = network.generation(network.quantizer.nearest(network.quantizer.latents(causal)));
+        codes.push(made.flatten::<2>(1, 2));
     }
     Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) }
 }

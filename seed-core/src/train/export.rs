@@ -36,6 +36,7 @@ pub(super) fn tokenizer<B: SeedBackend>(recipe: &Recipe, folder: &Path, model: &
         provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
         preprocess: Preset::Seed,
         decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
+        weights_sha256: None, // of what is written
         model: recipe.model.clone(),
         contrast: Some(recipe.text()),
     };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     atomic,
     contrast::ContrastConfig,
+    detokenizer::Head,
     diffusion::{
         UNetConfig, VaeConfig,
         unet::{ClassEmbedding, DownBlockType, Heads, UpBlockType},
@@ -113,6 +114,9 @@ impl Recipe {
                 "model.generation_dim = {} must equal contrast.embed_dim = {}: the image embedding is the target",
                 recipe.model.generation_dim, recipe.contrast.embed_dim
             )));
+        }
+        if recipe.model.head == Head::Text || !recipe.model.recon_semantic {
+            return Err(fail("model.head must be \"mlp\" or \"qformer\", with recon_semantic = true".to_owned()));
         }
         for (stage, plan) in recipe.plans() {
             if plan.batch == 0 || plan.warmup > plan.steps || !(plan.learning_rate > 0.0 && plan.learning_rate < 1.0) {

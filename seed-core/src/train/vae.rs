@@ -4,6 +4,8 @@
 //! Diffusion's training: no perceptual and no adversarial loss, initial values of `start`. Afterwards `scaling_factor` is set so that latents have
 //! the standard deviation 1.
 
+use std::path::Path;
+
 use burn::{
     module::AutodiffModule,
     tensor::{Tensor, TensorData},
@@ -13,6 +15,11 @@ use crate::{
     diffusion::{Vae, VaeConfig, random::ImageRandom},
     error::Result,
     nn::SeedBackend,
+    pixels::{
+        self,
+        sheet::{Layout, side_by_side},
+    },
+    scenes::Scene,
 };
 
 use super::{
@@ -25,6 +32,8 @@ use super::{
 const DIVERGENCE: f64 = 1e-5;
 /// Scenes that the latents' standard deviation is measured on.
 const MEASURED: usize = 256;
+/// Scenes of the picture that a run leaves of its autoencoder.
+const SHOWN: usize = 16;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
@@ -47,7 +56,24 @@ pub(super) fn train<A: TrainBackend>(
     let sample = scenes.scenes_from(u64::MAX / 4, MEASURED);
     let latents = sample.chunks(32).map(|part| vae.encode(scenes.signed_pixels(part, device)).0).collect();
     let deviation = scalar(Tensor::cat(latents, 0).flatten::<1>(0, 3).var(0)).sqrt();
+    show(&vae, &sample[..SHOWN], scenes, &session.folder.join("vae").join("scenes.png"), device)?;
     Ok((VaeConfig { scaling_factor: 1.0 / deviation, ..config.clone() }, vae))
+}
+
+/// Writes scenes and what the autoencoder alone makes of them, side by side: what no UNet can do better.
+fn show<B: SeedBackend>(
+    vae: &Vae<B>,
+    sample: &[Scene],
+    scenes: &SceneData,
+    path: &Path,
+    device: &B::Device,
+) -> Result<()> {
+    let size = scenes.image_size as u32;
+    let again = vae.decode(vae.encode(scenes.signed_pixels(sample, device)).0) / 2.0 + 0.5;
+    let values: Vec<f32> = again.into_data().iter::<f32>().collect();
+    let again = values.chunks(values.len() / sample.len()).map(|image| pixels::from_unit(image, size, size));
+    let pairs: Vec<_> = sample.iter().map(|scene| scene.render(size)).zip(again).collect();
+    pixels::write_png(path, &side_by_side(&pairs, &Layout { cell: 2 * size, columns: 4, ..Layout::default() }))
 }
 
 /// Standard normal numbers of a stream of their own.

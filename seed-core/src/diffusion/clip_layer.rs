@@ -1,0 +1,122 @@
+//! The layer that CLIP's two towers consist of: `[batch, tokens, width]` -> the same.
+//!
+//! Source: transformers 4.30.2, `CLIPEncoderLayer`: pre-norm self-attention and MLP. Field names are the checkpoint's.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Tensor, backend::Backend};
+use serde::Deserialize;
+
+use crate::nn::{SeedBackend, attention, gelu, merge_heads, silu, split_heads};
+
+/// Sizes of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerSizes {
+    pub(super) width: usize,
+    pub(super) hidden: usize,
+    pub(super) heads: usize,
+    pub(super) activation: Activation,
+    pub(super) eps: f64,
+}
+
+impl LayerSizes {
+    pub(super) fn norm<B: Backend>(&self, device: &B::Device) -> LayerNorm<B> {
+        LayerNormConfig::new(self.width).with_epsilon(self.eps).init(device)
+    }
+
+    pub(super) fn layer<B: Backend>(&self, device: &B::Device) -> ClipLayer<B> {
+        let square = || LinearConfig::new(self.width, self.width).init(device);
+        ClipLayer {
+            layer_norm1: self.norm(device),
+            self_attn: SelfAttention {
+                q_proj: square(),
+                k_proj: square(),
+                v_proj: square(),
+                out_proj: square(),
+                heads: self.heads,
+            },
+            layer_norm2: self.norm(device),
+            mlp: Mlp {
+                fc1: LinearConfig::new(self.width, self.hidden).init(device),
+                fc2: LinearConfig::new(self.hidden, self.width).init(device),
+                activation: self.activation,
+            },
+        }
+    }
+}
+
+/// Activation of the MLPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)` (OpenAI's CLIP).
+    #[default]
+    QuickGelu,
+    /// Exact GELU (OpenCLIP).
+    Gelu,
+}
+
+/// Slope of [`Activation::QuickGelu`].
+const QUICK: f64 = 1.702;
+
+impl Activation {
+    fn apply<B: SeedBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match self {
+            Self::QuickGelu => silu(x * QUICK) / QUICK,
+            Self::Gelu => gelu(x),
+        }
+    }
+}
+
+/// Self-attention and an MLP, each after a layer normalization.
+#[derive(Module, Debug)]
+pub struct ClipLayer<B: Backend> {
+    layer_norm1: LayerNorm<B>,
+    self_attn: SelfAttention<B>,
+    layer_norm2: LayerNorm<B>,
+    mlp: Mlp<B>,
+}
+
+impl<B: SeedBackend> ClipLayer<B> {
+    /// `mask` `[tokens, tokens]` is added to the attention's scores.
+    pub(super) fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 2>>) -> Tensor<B, 3> {
+        let x = self.self_attn.forward(self.layer_norm1.forward(x.clone()), mask) + x;
+        self.mlp.forward(self.layer_norm2.forward(x.clone())) + x
+    }
+}
+
+/// Multi-head self-attention.
+#[derive(Module, Debug)]
+pub struct SelfAttention<B: Backend> {
+    q_proj: Linear<B>,
+    k_proj: Linear<B>,
+    v_proj: Linear<B>,
+    out_proj: Linear<B>,
+    heads: usize,
+}
+
+impl<B: SeedBackend> SelfAttention<B> {
+    fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 2>>) -> Tensor<B, 3> {
+        let [_, _, width] = x.dims();
+        let query = split_heads(self.q_proj.forward(x.clone()), self.heads);
+        let key = split_heads(self.k_proj.forward(x.clone()), self.heads);
+        let value = split_heads(self.v_proj.forward(x), self.heads);
+        let scale = ((width / self.heads) as f64).powf(-0.5);
+        self.out_proj.forward(merge_heads(attention(query, key, value, scale, mask.cloned())))
+    }
+}
+
+/// Two linear layers.
+#[derive(Module, Debug)]
+pub struct Mlp<B: Backend> {
+    fc1: Linear<B>,
+    fc2: Linear<B>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl<B: SeedBackend> Mlp<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.fc2.forward(self.activation.apply(self.fc1.forward(x)))
+    }
+}
