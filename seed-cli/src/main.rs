@@ -11,6 +11,7 @@
 //! | 3 | done, but some images failed |
 //! | 130 | interrupted; what was finished is kept |
 
+mod convert;
 mod decode;
 mod encode;
 mod eval;
@@ -52,6 +53,7 @@ enum Command {
     Scenes(scenes::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Convert(convert::Args),
     Inspect(inspect::Args),
 }
 
@@ -78,6 +80,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),
+        Command::Convert(args) => convert::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
     }
 }

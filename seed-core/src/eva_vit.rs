@@ -57,6 +57,44 @@ impl EvaVitConfig {
     }
 }
 
+/// Position embeddings `[1 + from * from, width]` of another image size: the class token's is kept, those of the patches
+/// are interpolated to `[to * to, width]` as PyTorch's `interpolate(mode="bicubic", align_corners=False)` does (Keys'
+/// kernel with a = -0.75, edges repeated, no antialiasing), which is what BLIP-2 does when it loads a checkpoint.
+///
+/// Panics unless there are `(1 + from * from) * width` values.
+pub fn resize_positions(values: &[f32], width: usize, from: usize, to: usize) -> Vec<f32> {
+    assert_eq!(values.len(), (1 + from * from) * width, "position embeddings of {from} x {from} patches");
+    let (class, patches) = values.split_at(width);
+    let taps: Vec<[(usize, f64); 4]> = (0..to).map(|i| bicubic_taps(i, from, to)).collect();
+    let mut out = Vec::with_capacity((1 + to * to) * width);
+    out.extend_from_slice(class);
+    for rows in &taps {
+        for columns in &taps {
+            out.extend((0..width).map(|feature| {
+                let at = |y: usize, x: usize| f64::from(patches[(y * from + x) * width + feature]);
+                let row = |y: usize| columns.iter().map(|&(x, weight)| weight * at(y, x)).sum::<f64>();
+                rows.iter().map(|&(y, weight)| weight * row(y)).sum::<f64>() as f32
+            }));
+        }
+    }
+    out
+}
+
+/// The four samples of `from` that sample `i` of `to` is mixed of, and their shares.
+fn bicubic_taps(i: usize, from: usize, to: usize) -> [(usize, f64); 4] {
+    const A: f64 = -0.75;
+    let position = (i as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+    let start = position.floor();
+    let t = position - start;
+    let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0; // up to distance 1
+    let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A; // from distance 1 to 2
+    let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+    std::array::from_fn(|k| {
+        let sample = (start as i64 + k as i64 - 1).clamp(0, from as i64 - 1);
+        (sample as usize, weights[k])
+    })
+}
+
 /// The vision transformer.
 #[derive(Module, Debug)]
 pub struct EvaVit<B: Backend> {

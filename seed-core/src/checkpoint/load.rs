@@ -1,6 +1,6 @@
 //! Weights from a file into a module. Everything that the header can tell is checked before any tensor is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData, backend::Backend};
@@ -28,6 +28,13 @@ pub fn load<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyT
     let mut loader = Loader { place: Place::default(), table, weights, failure: None };
     let module = module.map(&mut loader);
     loader.failure.map_or(Ok(module), Err)
+}
+
+/// The keys that a module is loaded from and their shapes in the file's layout, sorted; nothing is initialized.
+pub fn expected<B: Backend, M: Module<B>>(module: &M, table: &KeyTable) -> BTreeMap<String, Vec<usize>> {
+    let mut plan = Plan { place: Place::default(), table, needed: Vec::new(), unsupported: None };
+    module.visit(&mut plan);
+    plan.needed.into_iter().map(|(slot, dims)| (slot.key.clone(), slot.shape_in_file(&dims))).collect()
 }
 
 /// What a module needs, gathered without initializing it.

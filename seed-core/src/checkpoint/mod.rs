@@ -22,8 +22,8 @@ mod weights;
 
 pub use files::Files;
 pub use keys::KeyTable;
-pub use load::load;
-pub use save::{Dtype, save};
+pub use load::{expected, load};
+pub use save::{Dtype, Made, save, save_tensors};
 pub use weights::{Stored, Weights};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Bool, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Bool, Int, Tensor, backend::Backend};
 use safetensors::{SafeTensorError, serialize_to_file, tensor::View};
 
 use super::convert;
@@ -36,13 +36,35 @@ pub enum Dtype {
 pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable, dtype: Dtype) -> Result<()> {
     let mut collector = Collector { place: Place::default(), table, entries: BTreeMap::new(), refused: None };
     module.visit(&mut collector);
-    let file = path.display().to_string();
     if let Some((key, reason)) = collector.refused {
-        return Err(Error::TensorValue { file, key, reason: reason.into() });
+        return Err(Error::TensorValue { file: path.display().to_string(), key, reason: reason.into() });
     }
+    write(&collector.entries, path, dtype)
+}
 
+/// A tensor that is computed when it is written.
+pub struct Made<'a> {
+    /// Shape in the file's layout.
+    pub shape: Vec<usize>,
+    /// Its values in that layout, or what is wrong with them.
+    pub values: Box<dyn Fn() -> Result<Vec<f32>, String> + 'a>,
+}
+
+/// As [`save`], of tensors that belong to no module: one at a time is in memory.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_tensors(tensors: BTreeMap<String, Made<'_>>, path: &Path, dtype: Dtype) -> Result<()> {
+    fn entry(made: Made<'_>) -> Entry<'_> {
+        Entry { shape: made.shape, transposed: false, fetch: made.values }
+    }
+    write(&tensors.into_iter().map(|(key, made)| (key, entry(made))).collect(), path, dtype)
+}
+
+fn write(entries: &BTreeMap<String, Entry<'_>>, path: &Path, dtype: Dtype) -> Result<()> {
+    let file = path.display().to_string();
     let failure = RefCell::new(None);
-    let pending = collector.entries.iter().map(|(key, entry)| {
+    let pending = entries.iter().map(|(key, entry)| {
         let pending = Pending { key, entry, dtype, failure: &failure };
         (key.as_str(), pending)
     });
@@ -62,17 +84,16 @@ pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable,
 }
 
 /// A parameter, fetched from its device when it is written.
-struct Entry {
+struct Entry<'a> {
     shape: Vec<usize>,
     transposed: bool,
-    fetch: Box<dyn Fn() -> TensorData>,
+    fetch: Box<dyn Fn() -> Result<Vec<f32>, String> + 'a>,
 }
 
-impl Entry {
+impl Entry<'_> {
     /// The bytes in the file's layout, or what is wrong with the values.
     fn bytes(&self, dtype: Dtype) -> Result<Vec<u8>, String> {
-        let data = (self.fetch)().convert::<f32>();
-        let mut values = data.into_vec::<f32>().map_err(|error| format!("cannot be read as floats: {error:?}"))?;
+        let mut values = (self.fetch)()?;
         let bad = convert::count_not_finite(&values);
         if bad > 0 {
             return Err(format!("holds {bad} values of {} that are not finite; it is not saved", values.len()));
@@ -95,7 +116,7 @@ impl Entry {
 /// An entry on its way into the file. The writer asks for bytes and takes no error, so the first is kept here.
 struct Pending<'a> {
     key: &'a str,
-    entry: &'a Entry,
+    entry: &'a Entry<'a>,
     dtype: Dtype,
     failure: &'a RefCell<Option<(String, String)>>,
 }
@@ -133,7 +154,7 @@ impl View for Pending<'_> {
 struct Collector<'a> {
     place: Place,
     table: &'a KeyTable,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Entry<'static>>,
     refused: Option<(String, &'static str)>,
 }
 
@@ -161,7 +182,11 @@ impl<B: Backend> ModuleVisitor<B> for Collector<'_> {
         let slot = self.place.slot(self.table);
         let tensor = param.val();
         let shape = slot.shape_in_file(&tensor.dims());
-        let entry = Entry { shape, transposed: slot.transposed, fetch: Box::new(move || tensor.to_data()) };
+        let fetch = move || {
+            let data = tensor.to_data().convert::<f32>();
+            data.into_vec::<f32>().map_err(|error| format!("cannot be read as floats: {error:?}"))
+        };
+        let entry = Entry { shape, transposed: slot.transposed, fetch: Box::new(fetch) };
         if self.entries.insert(slot.key.clone(), entry).is_some() {
             self.refuse(slot.key, "is the key of two parameters; the model's key table is wrong");
         }

@@ -7,14 +7,17 @@
 //! | `contrast.safetensors` | text tower and projections; optional |
 //! | `decoder/` | step 6 in diffusers layout; optional |
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     atomic,
-    checkpoint::{self, Dtype, Files, KeyTable},
+    checkpoint::{self, Dtype, Files, KeyTable, Made},
     contrast::{Contrast, ContrastConfig},
     diffusion::DecodeOptions,
     error::{Error, Result},
@@ -185,12 +188,36 @@ impl BundleConfig {
         dtype: Dtype,
     ) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        invalidate(folder)?;
         checkpoint::save(network, &folder.join(WEIGHTS), &SeedNetwork::<B>::KEYS, dtype)?;
         if let Some(contrast) = contrast {
             checkpoint::save(contrast, &folder.join(CONTRAST), &KeyTable::EXACT, dtype)?;
         }
+        self.save_config(folder)
+    }
+
+    /// As [`save`](Self::save), of steps 2 to 5 as tensors by key.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub(super) fn save_tensors(&self, folder: &Path, tensors: BTreeMap<String, Made<'_>>, dtype: Dtype) -> Result<()> {
+        invalidate(folder)?;
+        checkpoint::save_tensors(tensors, &folder.join(WEIGHTS), dtype)?;
+        self.save_config(folder)
+    }
+
+    fn save_config(&self, folder: &Path) -> Result<()> {
         let config = Self { weights_sha256: Some(Files::folder(folder).sha256(WEIGHTS)?), ..self.clone() };
         let json = serde_json::to_vec_pretty(&config).expect("a configuration of numbers and names is JSON");
         atomic::write(&folder.join(CONFIG), &json)
+    }
+}
+
+/// Takes away an older `config.json`, so that weights are never read with the sizes of others.
+fn invalidate(folder: &Path) -> Result<()> {
+    let path = folder.join(CONFIG);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Write { path, source }),
+        _ => Ok(()),
     }
 }

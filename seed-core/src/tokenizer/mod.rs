@@ -2,12 +2,15 @@
 //!
 //! [`SeedNetwork`] holds steps 2 to 5 as one module with the key table of the released checkpoints, a [`Model`]'s folder
 //! is described by its [`BundleConfig`], and [`open`] makes of it a [`SeedTokenizer`], which goes from images to codes
-//! and back.
+//! and back. [`convert()`] makes bundles of the official files.
 
 mod bundle;
+mod convert;
 mod facade;
+mod layout;
 mod network;
 
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
+pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
 pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
 pub use network::{SeedConfig, SeedNetwork};

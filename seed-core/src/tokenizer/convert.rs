@@ -1,0 +1,213 @@
+//! Official files -> a bundle, with an account of every key.
+//!
+//! | model | files |
+//! |---|---|
+//! | SEED-2 | `seed_quantizer.pt`, `eva_vit_g.pth` |
+//! | SEED-1 | `seed_tokenizer.pth`, `causal_qformer.pth` |
+//!
+//! Keys of a bundle are those of the official files, so tensors go from file to file one at a time, and the whole model is
+//! never in memory. The head is found from the keys: the official loader ignores what does not fit, so that a checkpoint
+//! of another head decodes to noise there.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use crate::{
+    atomic,
+    checkpoint::{self, Dtype, Files, Made, Weights},
+    device::{DType, Device, OnBackend},
+    error::{Error, Result},
+    eva_vit::resize_positions,
+    nn::SeedBackend,
+    pixels::Preset,
+};
+
+use super::{
+    BundleConfig, DecodeDefaults, FORMAT, SeedConfig, SeedNetwork,
+    layout::{self, Shapes},
+};
+
+const POSITIONS: &str = "visual_encoder.pos_embed";
+/// File of the bundle with the account.
+const REPORT: &str = "conversion.json";
+
+/// What to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Name of the model.
+    pub name: String,
+    /// `seed_quantizer.pt` or `seed_tokenizer.pth`, or one file with everything.
+    pub quantizer: PathBuf,
+    /// `eva_vit_g.pth`; its keys need not begin with `visual_encoder.`.
+    pub vit: Option<PathBuf>,
+    /// `causal_qformer.pth`.
+    pub qformer: Option<PathBuf>,
+    /// Diffusion decoder in diffusers' layout, copied in `dtype`.
+    pub decoder: Option<PathBuf>,
+    /// Sizes, for models that are not of a released size; the official files say all of them but the head counts.
+    pub config: Option<SeedConfig>,
+    /// Side of the images, if another one than the position embeddings were trained for: they are interpolated.
+    pub image_size: Option<usize>,
+    /// Element type on disk.
+    pub dtype: Dtype,
+}
+
+/// What became of every key of every file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Conversion {
+    /// Sizes of the model.
+    pub model: SeedConfig,
+    /// Element type on disk.
+    pub dtype: String,
+    /// Side of the images that the files' position embeddings are for, if they were interpolated.
+    pub interpolated_from: Option<usize>,
+    /// One entry a file.
+    pub files: Vec<FileAccount>,
+}
+
+/// What became of the keys of one file.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileAccount {
+    /// The file.
+    pub file: PathBuf,
+    /// Its SHA-256.
+    pub sha256: String,
+    /// Keys in the bundle.
+    pub used: Vec<String>,
+    /// Keys left out, and why.
+    pub ignored: BTreeMap<String, &'static str>,
+}
+
+/// One tensor of one of the files.
+struct Source<'a> {
+    weights: &'a Weights,
+    key: String,
+    shape: Vec<usize>,
+}
+
+/// Makes the bundle `out` of official files and accounts for every key, in the bundle's `conversion.json` too.
+///
+/// # Errors
+/// Reading; [`Error::TensorKeys`] with all keys that are missing or that no rule knows; [`Error::TensorShape`];
+/// [`Error::TensorValue`] for values that are not finite or that the dtype cannot hold; [`Error::WeightFile`] for files of
+/// different models; [`Error::Argument`] for head counts that must be given.
+pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
+    let given = [Some(&options.quantizer), options.vit.as_ref(), options.qformer.as_ref()];
+    let paths: Vec<&PathBuf> = given.into_iter().flatten().collect();
+    let files = paths.iter().map(|path| Weights::open(path)).collect::<Result<Vec<_>>>()?;
+    let sources = sources(options, &files)?;
+    let shapes: Shapes = sources.iter().map(|(key, source)| (key.clone(), source.shape.clone())).collect();
+    let all = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+
+    let found = layout::sizes(&shapes, options.config.as_ref(), &all)?;
+    let asked = options.image_size.or(options.config.as_ref().map(|config| config.image_size));
+    let model = SeedConfig { image_size: asked.unwrap_or(found.image_size), ..found.clone() };
+    model.validate(&all)?;
+    let interpolated_from = (model.image_size != found.image_size).then_some(found.image_size);
+
+    let needed = Device::Cpu.run(DType::F32, Expected(&model));
+    let known = |key: &String| needed.contains_key(key) || layout::ignored(key, &model).is_some();
+    let missing: Vec<String> = needed.keys().filter(|key| !sources.contains_key(*key)).cloned().collect();
+    let unused: Vec<String> = sources.keys().filter(|key| !known(key)).cloned().collect();
+    if !missing.is_empty() || !unused.is_empty() {
+        return Err(Error::TensorKeys { file: all, missing, unused });
+    }
+    let mut tensors = BTreeMap::new();
+    for (key, shape) in &needed {
+        let source = &sources[key];
+        let made = match interpolated_from {
+            Some(_) if key == POSITIONS => interpolated(source, &found, &model),
+            _ if source.shape == *shape => whole(source),
+            _ => {
+                let (file, found) = (source.weights.describe().to_owned(), source.shape.clone());
+                return Err(Error::TensorShape { file, key: key.clone(), expected: shape.clone(), found });
+            }
+        };
+        tensors.insert(key.clone(), made);
+    }
+
+    let account = |path: &&PathBuf, weights: &Weights| -> Result<FileAccount> {
+        let of_file = sources.iter().filter(|(_, source)| std::ptr::eq(source.weights, weights));
+        let (used, ignored): (Vec<_>, Vec<_>) = of_file.partition(|(key, _)| needed.contains_key(*key));
+        let reason = |key: &String| layout::ignored(key, &model).unwrap_or_default();
+        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(FileAccount {
+            file: path.to_path_buf(),
+            sha256: Files::folder(folder).sha256(&name)?,
+            used: used.into_iter().map(|(_, source)| source.key.clone()).collect(),
+            ignored: ignored.into_iter().map(|(key, source)| (source.key.clone(), reason(key))).collect(),
+        })
+    };
+    let conversion = Conversion {
+        model: model.clone(),
+        dtype: format!("{:?}", options.dtype),
+        interpolated_from,
+        files: paths.iter().zip(&files).map(|(path, weights)| account(path, weights)).collect::<Result<_>>()?,
+    };
+    let bundle = BundleConfig {
+        format: FORMAT,
+        name: options.name.clone(),
+        provenance: format!("converted from {all}"),
+        preprocess: Preset::Seed,
+        decode: DecodeDefaults::default(),
+        weights_sha256: None, // of what is written
+        model,
+        contrast: None,
+    };
+    std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.to_owned(), source })?;
+    let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
+    atomic::write(&out.join(REPORT), &report)?;
+    bundle.save_tensors(out, tensors, options.dtype)?;
+    Ok(conversion)
+}
+
+/// Every tensor of every file under its key in a bundle.
+fn sources<'a>(options: &ConvertOptions, files: &'a [Weights]) -> Result<BTreeMap<String, Source<'a>>> {
+    let mut all: BTreeMap<String, Source<'a>> = BTreeMap::new();
+    for (i, weights) in files.iter().enumerate() {
+        let is_vit = i == 1 && options.vit.is_some();
+        let bare = is_vit && !weights.keys().any(|key| key.starts_with("visual_encoder."));
+        for key in weights.keys() {
+            let name = if bare { format!("visual_encoder.{key}") } else { key.to_owned() };
+            let shape = weights.get(key).map(|stored| stored.shape.to_vec()).unwrap_or_default();
+            let source = Source { weights, key: key.to_owned(), shape };
+            if let Some(twice) = all.insert(name.clone(), source) {
+                let reason = format!("it has {name}, and so has {}; give each part once", twice.weights.describe());
+                return Err(Error::WeightFile { file: weights.describe().to_owned(), reason });
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn whole<'a>(source: &'a Source<'_>) -> Made<'a> {
+    let values = || source.weights.floats(&source.key).map_err(|error| error.to_string());
+    Made { shape: source.shape.clone(), values: Box::new(values) }
+}
+
+/// The position embeddings of `found`'s image size as those of `model`'s.
+fn interpolated<'a>(source: &'a Source<'_>, found: &SeedConfig, model: &SeedConfig) -> Made<'a> {
+    let [from, to] = [found, model].map(|config| config.image_size / config.patch_size);
+    let width = model.vit_width;
+    let values = move || {
+        let values = source.weights.floats(&source.key).map_err(|error| error.to_string())?;
+        Ok(resize_positions(&values, width, from, to))
+    };
+    Made { shape: vec![1, 1 + to * to, width], values: Box::new(values) }
+}
+
+/// Keys and shapes of a bundle of these sizes.
+struct Expected<'a>(&'a SeedConfig);
+
+impl OnBackend for Expected<'_> {
+    type Output = Shapes;
+
+    fn run<B: SeedBackend>(self, device: B::Device) -> Shapes {
+        checkpoint::expected::<B, _>(&self.0.init::<B>(&device), &SeedNetwork::<B>::KEYS)
+    }
+}
