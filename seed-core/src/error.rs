@@ -101,13 +101,25 @@ pub enum Error {
         /// The field and what is wrong with it.
         reason: String,
     },
-    /// A weight file that is no valid safetensors file.
+    /// A weight file that is broken, cut off, or of no format that is read.
     #[error("{file} is not a valid weight file: {reason}; fetch or convert it again")]
     WeightFile {
         /// The weight file.
         file: String,
         /// What the parser found.
         reason: String,
+    },
+    /// A pickle that asks for more than plain checkpoints do, so that loading it in Python could run code.
+    #[error(
+        "{file} is refused: byte {offset} of its pickle asks for {what}, which plain checkpoints do not use and which could run code when it is loaded; get the weights as safetensors, or save the state dict alone (torch.save(model.state_dict(), path))"
+    )]
+    PickleRefused {
+        /// The weight file, with the archive's entry in parentheses if it is an archive.
+        file: String,
+        /// Where the opcode is, in bytes from the start of the file or of the archive's entry.
+        offset: usize,
+        /// The opcode or name.
+        what: String,
     },
     /// A weight file that does not hold exactly the tensors of the model.
     #[error("{file} does not fit the model: {}", mismatch_summary(missing, unused))]

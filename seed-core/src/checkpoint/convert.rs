@@ -98,6 +98,29 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
     out
 }
 
+/// The elements of a view, `size` bytes each, in row order. Strides are in elements, from the first byte of `bytes`; the
+/// caller has checked that the view stays inside.
+pub(super) fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * size);
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    for _ in 0..count {
+        out.extend_from_slice(&bytes[at * size..][..size]);
+        // The next index: the last dimension counts fastest, and one that is full returns to 0.
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                at += strides[axis];
+                break;
+            }
+            at -= strides[axis] * (shape[axis] - 1);
+            index[axis] = 0;
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +139,20 @@ mod tests {
             }
         }
         assert!(floats(Dtype::I64, &bytes).is_none() && floats(Dtype::F64, &bytes).is_none());
+    }
+
+    #[test]
+    fn views_are_gathered_in_row_order() {
+        let bytes: Vec<u8> = (0..24).collect();
+        let gathered = |shape: &[usize], strides: &[usize]| gather(&bytes, 1, shape, strides);
+        assert_eq!(gathered(&[2, 3], &[3, 1]), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(gathered(&[3, 2], &[1, 3]), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(gathered(&[2, 2, 3], &[12, 1, 4]), [0, 4, 8, 1, 5, 9, 12, 16, 20, 13, 17, 21]);
+        assert_eq!(gathered(&[2, 2], &[0, 5]), [0, 5, 0, 5]);
+        assert_eq!(gathered(&[2, 1], &[7, usize::MAX]), [0, 7]);
+        assert_eq!(gather(&bytes, 2, &[2], &[3]), [0, 1, 6, 7]);
+        assert_eq!(gather(&bytes, 4, &[], &[]), [0, 1, 2, 3]);
+        assert!(gathered(&[2, 0], &[1, 1]).is_empty());
     }
 
     #[test]

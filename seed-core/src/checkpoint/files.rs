@@ -92,10 +92,10 @@ impl Files {
             .map_err(|e| Error::Config { file: self.describe(name), reason: e.to_string() })
     }
 
-    /// The safetensors file `name`; its tensors are read when asked for.
+    /// The weight file `name`, of any format of [`Weights::open`]; its tensors are read when asked for.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::WeightFile`] for a file that is broken or cut off.
+    /// [`Error::Read`]; [`Error::WeightFile`] for a file that is broken or cut off; [`Error::PickleRefused`].
     pub fn weights(&self, name: &str) -> Result<Weights> {
         match self {
             Self::Folder(path) => Weights::open(&path.join(name)),

@@ -1,9 +1,12 @@
-//! Files of a model: strict JSON, memory-mapped safetensors, and weights in and out of any burn module.
+//! Files of a model: strict JSON, memory-mapped checkpoints, and weights in and out of any burn module.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `files` | [`Files`]: a folder, or files embedded in the program |
-//! | `weights` | [`Weights`]: one safetensors file, memory-mapped |
+//! | `weights` | [`Weights`]: the tensors of a checkpoint, memory-mapped |
+//! | `format` | what kind of checkpoint a file is |
+//! | `shards` | safetensors in several files, by their index |
+//! | `pickle` | files of `torch.save`, read without running them |
 //! | `keys` | [`KeyTable`]: module paths to checkpoint keys |
 //! | `load` | [`load`]: file to module |
 //! | `save` | [`save`]: module to file |
@@ -15,16 +18,19 @@
 
 mod convert;
 mod files;
+mod format;
 mod keys;
 mod load;
+mod pickle;
 mod save;
+mod shards;
 mod weights;
 
 pub use files::Files;
 pub use keys::KeyTable;
 pub use load::{expected, load};
 pub use save::{Dtype, Made, save, save_tensors};
-pub use weights::{Stored, Weights};
+pub use weights::{Skipped, Stored, Weights};
 
 #[cfg(test)]
 mod tests;

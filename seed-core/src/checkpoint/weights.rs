@@ -1,29 +1,47 @@
-//! One safetensors file: its header parsed and checked, its tensors left where they are until asked for.
+//! A checkpoint's tensors by key: its structure parsed and checked, its values left where they are until asked for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 
-use super::convert;
+use super::format::Format;
+use super::shards::{self, Shards};
+use super::{convert, pickle};
 use crate::error::{Error, Result};
 
-/// A safetensors file in memory: mapped, so that opening it costs its header only, or embedded in the program.
+/// The tensors of a checkpoint: its files mapped, so that opening it costs its structure only, or embedded in the program.
 #[derive(Debug)]
 pub struct Weights {
     name: String,
-    content: Content,
-    tensors: BTreeMap<String, TensorInfo>,
-    /// Where the tensors begin.
-    start: usize,
+    files: Vec<Content>,
+    tensors: BTreeMap<String, Place>,
+    skipped: Vec<Skipped>,
 }
 
+/// The bytes of a file.
 #[derive(Debug)]
-enum Content {
+pub(super) enum Content {
     Mapped(Mmap),
     Embedded(&'static [u8]),
+}
+
+/// Where a tensor is. Whoever makes one has checked it against the file.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Index of the file.
+    pub(super) file: usize,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// In elements; `None` where rows follow each other, last dimension fastest.
+    pub(super) strides: Option<Vec<usize>>,
+    /// From the tensor's first element to its last one, in the file.
+    pub(super) bytes: Range<usize>,
 }
 
 /// A tensor as the file holds it.
@@ -33,30 +51,80 @@ pub struct Stored<'a> {
     pub dtype: Dtype,
     /// Shape in the file's layout.
     pub shape: &'a [usize],
-    /// Little-endian elements, rows last, in no particular alignment.
-    pub bytes: &'a [u8],
+    strides: Option<&'a [usize]>,
+    data: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    /// Little-endian elements, last dimension fastest, in no particular alignment: borrowed from the file, unless it holds
+    /// the tensor as a view in another order (PyTorch saves transposed tensors so), which is put in order.
+    pub fn bytes(&self) -> Cow<'a, [u8]> {
+        match self.strides {
+            None => Cow::Borrowed(self.data),
+            Some(strides) => Cow::Owned(convert::gather(self.data, self.dtype.bitsize() / 8, self.shape, strides)),
+        }
+    }
+}
+
+/// An entry of a checkpoint that is no weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where it is: the keys that lead to it, joined by dots.
+    pub key: String,
+    /// What it is, as Python calls it: `int`, `dict`, `argparse.Namespace`, ...
+    pub kind: &'static str,
+    /// How many tensors it holds, or is; one that several entries share counts for the first of them.
+    pub tensors: usize,
+}
+
+impl fmt::Display for Skipped {
+    /// `optimizer (dict, 12 tensors)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.kind, self.tensors) {
+            ("tensor", _) | (_, 0) => write!(f, "{} ({})", self.key, self.kind),
+            (kind, 1) => write!(f, "{} ({kind}, 1 tensor)", self.key),
+            (kind, count) => write!(f, "{} ({kind}, {count} tensors)", self.key),
+        }
+    }
 }
 
 impl Weights {
-    /// Maps a file.
+    /// Opens a checkpoint, by what the file holds, whatever its name is:
+    ///
+    /// - a safetensors file;
+    /// - a file of `torch.save`, new (zip) or legacy (before PyTorch 1.6), which is read without running its pickle: one
+    ///   that uses more than the written list of names that plain checkpoints use is refused;
+    /// - `*.safetensors.index.json`, or a folder with one such file: the shards that it names.
+    ///
+    /// In a file of `torch.save`, nested dictionaries become keys joined by dots: `{"a": {"b": tensor}}` is `a.b`. If just
+    /// one of `model`, `state_dict` and `module` at the top is a dictionary, that one is the state dict: its keys stand
+    /// without the wrapper's, and everything beside it is skipped. Entries that are no tensors, dictionaries with keys
+    /// other than text and integers, and empty ones are skipped too, and [`Weights::skipped`] lists them. Attributes
+    /// (`_metadata`) are no entries.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::WeightFile`] for a file that is broken or cut off.
+    /// [`Error::Read`], also for a folder without an index or with several; [`Error::PickleRefused`];
+    /// [`Error::WeightFile`] for a file that is broken, cut off, big-endian, of another format, or holds a key twice.
     pub fn open(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Read { path: path.into(), source };
-        let file = File::open(path).map_err(fail)?;
-        // SAFETY: the map is private to this process and only read. Another process that shortens or rewrites the file in
-        // place could still pull pages away; this crate never does (files are replaced by a rename, which leaves the
-        // mapped one whole), and for others it is the documented price of not copying gigabytes.
-        #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
-        Self::new(Content::Mapped(map), path.display().to_string())
+        if path.is_dir() {
+            return Self::open(&shards::index_of(path)?);
+        }
+        let name = path.display().to_string();
+        let content = Content::map(path)?;
+        match Format::of(content.bytes()) {
+            Ok(Format::Index) => {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                let Shards { files, tensors, skipped } = shards::read(content.bytes(), folder, &name)?;
+                Ok(Self { name, files, tensors, skipped })
+            }
+            _ => Self::new(content, name),
+        }
     }
 
-    /// Takes bytes of the program; messages call them `name`.
+    /// Takes bytes of the program, of any format of [`Weights::open`] but an index; messages call them `name`.
     ///
     /// # Errors
-    /// [`Error::WeightFile`] for bytes that are no safetensors file.
+    /// [`Error::PickleRefused`]; [`Error::WeightFile`] for bytes that are no checkpoint.
     pub fn embedded(bytes: &'static [u8], name: &str) -> Result<Self> {
         Self::new(Content::Embedded(bytes), name.to_owned())
     }
@@ -64,16 +132,13 @@ impl Weights {
     fn new(content: Content, name: String) -> Result<Self> {
         let bytes = content.bytes();
         let fail = |reason: String| Error::WeightFile { file: name.clone(), reason };
-        if bytes.is_empty() {
-            return Err(fail("it is empty".into()));
-        }
-        let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
-        let start = header + size_of::<u64>();
-        if metadata.data_len() > bytes.len() - start {
-            return Err(fail("its tensors reach beyond its end".into()));
-        }
-        let tensors = metadata.tensors().into_iter().map(|(key, info)| (key, info.clone())).collect();
-        Ok(Self { name, content, tensors, start })
+        let (tensors, skipped) = match Format::of(bytes).map_err(fail)? {
+            Format::Safetensors => (read_safetensors(bytes, 0).map_err(fail)?.into_iter().collect(), Vec::new()),
+            Format::TorchZip => pickle::read_zip(bytes, &name)?,
+            Format::TorchLegacy => pickle::read_legacy(bytes, &name)?,
+            Format::Index => return Err(fail("it is an index of shards, which only files can have".into())),
+        };
+        Ok(Self { name, files: vec![content], tensors, skipped })
     }
 
     /// The keys, sorted.
@@ -86,11 +151,17 @@ impl Weights {
         &self.name
     }
 
-    /// The tensor of a key, as it is stored.
+    /// The entries that are no weights (epochs, configurations, the state of an optimizer), sorted by key. A safetensors
+    /// file has none; of shards, these are the tensors that the index does not name.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// The tensor of a key, as it is stored; its bytes are read when asked for.
     pub fn get(&self, key: &str) -> Option<Stored<'_>> {
-        let info = self.tensors.get(key)?;
-        let bytes = &self.content.bytes()[self.start..][info.data_offsets.0..info.data_offsets.1];
-        Some(Stored { dtype: info.dtype, shape: &info.shape, bytes })
+        let place = self.tensors.get(key)?;
+        let data = &self.files[place.file].bytes()[place.bytes.clone()];
+        Some(Stored { dtype: place.dtype, shape: &place.shape, strides: place.strides.as_deref(), data })
     }
 
     /// The values of a float32, float16 or bfloat16 tensor, in the file's layout.
@@ -99,7 +170,7 @@ impl Weights {
     /// [`Error::TensorKeys`] for an absent key, [`Error::TensorValue`] for any other dtype.
     pub fn floats(&self, key: &str) -> Result<Vec<f32>> {
         let stored = self.required(key)?;
-        convert::floats(stored.dtype, stored.bytes).ok_or_else(|| self.wrong_dtype(key, stored.dtype))
+        convert::floats(stored.dtype, &stored.bytes()).ok_or_else(|| self.wrong_dtype(key, stored.dtype))
     }
 
     /// The values of an int64 tensor, in the file's layout.
@@ -112,7 +183,7 @@ impl Weights {
             let reason = format!("has dtype {:?} where I64 is needed", stored.dtype);
             return Err(Error::TensorValue { file: self.name.clone(), key: key.into(), reason });
         }
-        Ok(stored.bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect())
+        Ok(stored.bytes().as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect())
     }
 
     /// What is wrong with a tensor that is not of floats.
@@ -127,8 +198,34 @@ impl Weights {
     }
 }
 
+/// The tensors of a safetensors file, as places in the file of number `file`.
+pub(super) fn read_safetensors(bytes: &[u8], file: usize) -> Result<Vec<(String, Place)>, String> {
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let start = header + size_of::<u64>();
+    if metadata.data_len() > bytes.len() - start {
+        return Err("its tensors reach beyond its end".into());
+    }
+    let place = |(key, info): (String, &TensorInfo)| {
+        let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+        (key, Place { file, dtype: info.dtype, shape: info.shape.clone(), strides: None, bytes })
+    };
+    Ok(metadata.tensors().into_iter().map(place).collect())
+}
+
 impl Content {
-    fn bytes(&self) -> &[u8] {
+    /// Maps a file.
+    pub(super) fn map(path: &Path) -> Result<Self> {
+        let fail = |source| Error::Read { path: path.into(), source };
+        let file = File::open(path).map_err(fail)?;
+        // SAFETY: the map is private to this process and only read. Another process that shortens or rewrites the file in
+        // place could still pull pages away; this crate never does (files are replaced by a rename, which leaves the
+        // mapped one whole), and for others it is the documented price of not copying gigabytes.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+        Ok(Self::Mapped(map))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
             Self::Embedded(bytes) => bytes,
