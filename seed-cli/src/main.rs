@@ -14,6 +14,7 @@
 mod decode;
 mod encode;
 mod eval;
+mod fetch;
 mod input;
 mod inspect;
 mod interrupt;
@@ -52,6 +53,7 @@ enum Command {
     Scenes(scenes::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Fetch(fetch::Args),
     Inspect(inspect::Args),
 }
 
@@ -78,6 +80,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),
+        Command::Fetch(args) => fetch::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
     }
 }
