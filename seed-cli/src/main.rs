@@ -15,6 +15,7 @@ mod convert;
 mod decode;
 mod encode;
 mod eval;
+mod fetch;
 mod input;
 mod inspect;
 mod interrupt;
@@ -54,6 +55,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Convert(convert::Args),
+    Fetch(fetch::Args),
     Inspect(inspect::Args),
 }
 
@@ -81,6 +83,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
+        Command::Fetch(args) => fetch::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
     }
 }

@@ -15,11 +15,24 @@ pub(crate) struct Progress(Option<ProgressBar>);
 impl Progress {
     /// A bar over `total` of `what`.
     pub(crate) fn new(total: usize, what: &str, global: &Global) -> Self {
+        let template = "{bar:24} {pos}/{len} {prefix}  {elapsed} (eta {eta})  {msg}";
+        Self::bar(Some(total as u64), template, what, global)
+    }
+
+    /// A bar over the bytes of `what`, of which the whole may not be known.
+    pub(crate) fn bytes(total: Option<u64>, what: &str, global: &Global) -> Self {
+        let template = match total {
+            Some(_) => "{bar:24} {bytes}/{total_bytes} {prefix}  {bytes_per_sec} (eta {eta})",
+            None => "{bytes} {prefix}  {bytes_per_sec}",
+        };
+        Self::bar(total, template, what, global)
+    }
+
+    fn bar(total: Option<u64>, template: &str, what: &str, global: &Global) -> Self {
         if global.quiet || !stderr().is_terminal() {
             return Self(None);
         }
-        let bar = ProgressBar::new(total as u64);
-        let template = "{bar:24} {pos}/{len} {prefix}  {elapsed} (eta {eta})  {msg}";
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -181,6 +181,93 @@ pub enum Error {
         /// What it is needed for, and how to get it.
         reason: String,
     },
+    /// A server that cannot be reached, or that breaks off again and again.
+    #[error(
+        "cannot fetch {url}: {source}; check the network, try a mirror (HF_ENDPOINT, --endpoint) or use what is already on disk (--local-files-only); what was fetched so far is kept, the same call goes on from there"
+    )]
+    Network {
+        /// The address, without its query.
+        url: String,
+        /// The network's reason.
+        source: std::io::Error,
+    },
+    /// A server that answers with a status that leads nowhere.
+    #[error(
+        "{url} answered with status {status}{}; try again later, or try a mirror (HF_ENDPOINT, --endpoint)",
+        in_brackets(reason)
+    )]
+    HttpStatus {
+        /// The address, without its query.
+        url: String,
+        /// The status.
+        status: u16,
+        /// What the server says about it; may be empty.
+        reason: String,
+    },
+    /// An answer that no model hub would give.
+    #[error("{url} is not the answer of a model hub: {reason}; check the endpoint (HF_ENDPOINT, --endpoint)")]
+    NotAHub {
+        /// The address, without its query.
+        url: String,
+        /// What is missing or wrong in the answer.
+        reason: String,
+    },
+    /// A repository that a hub shows only to those who say who they are.
+    #[error("{endpoint} {} {repo}; make a token at {endpoint}/settings/tokens and give it as HF_TOKEN or --token, and check the name: a repository that does not exist looks the same", if *refused { "refuses the token for" } else { "asks for a token for" })]
+    NeedsToken {
+        /// The repository.
+        repo: String,
+        /// The hub.
+        endpoint: String,
+        /// Whether a token was sent.
+        refused: bool,
+    },
+    /// A repository whose licence must be accepted first.
+    #[error(
+        "{repo} is gated: accept its licence at {page}, then give a token of the same account that may read it as HF_TOKEN or --token"
+    )]
+    Gated {
+        /// The repository.
+        repo: String,
+        /// The page on which its licence can be accepted.
+        page: String,
+    },
+    /// A repository, revision or file that a hub does not have.
+    #[error("{endpoint} has no {what} {name}; check its spelling at {page}")]
+    NotOnHub {
+        /// "repository", "revision" or "file".
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The hub.
+        endpoint: String,
+        /// The page on which to look for it.
+        page: String,
+    },
+    /// A file that is not on disk, where only files on disk may be used.
+    #[error(
+        "{name} is not in {}, and nothing may be fetched (--local-files-only, HF_HUB_OFFLINE); fetch it once with a network, or choose another folder (--cache-dir, HF_HUB_CACHE)", cache.display()
+    )]
+    NotCached {
+        /// The file, with its repository.
+        name: String,
+        /// The folder of fetched files.
+        cache: PathBuf,
+    },
+    /// A fetched file that is not the one that was announced.
+    #[error(
+        "{file} was fetched twice and is damaged: its {what} is {found} where {expected} was announced; it was deleted, try again or try a mirror (HF_ENDPOINT, --endpoint)"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// What was compared: "size", "sha256" or "git hash".
+        what: &'static str,
+        /// The value that was announced.
+        expected: String,
+        /// The value of what arrived.
+        found: String,
+    },
     /// Training met a value that is not finite.
     #[error(
         "training diverged at step {step} of stage {stage}: the loss is {loss}; lower the learning rate and resume from the last checkpoint"
@@ -196,6 +283,11 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted; what was finished is kept")]
     Interrupted,
+}
+
+/// ` (text)`, or nothing.
+fn in_brackets(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
 /// At most three keys of each kind: a wrong file misses hundreds.

@@ -2,7 +2,14 @@
 
 mod decode;
 mod encode;
+#[allow(dead_code, reason = "shared with the library's tests")]
+#[path = "../../../seed-core/tests/hub/fake_hub.rs"]
+mod fake_hub;
 mod faults;
+mod fetch;
 mod model;
+#[allow(dead_code, reason = "shared with the library's tests")]
+#[path = "../../../seed-core/tests/hub/server.rs"]
+mod server;
 mod train;
 mod world;

@@ -11,6 +11,7 @@
 //! | `load` | [`load`]: file to module |
 //! | `save` | [`save`]: module to file |
 //! | `convert` | dtypes and layouts |
+//! | `hub` | fetching published weights, with the feature `fetch` |
 //!
 //! Checkpoints are in PyTorch's layout and naming; burn's differs in two points, which loading and saving bridge by the
 //! type of the layer that owns a parameter: the weight of a `Linear` is `[out, in]` in files and `[in, out]` in burn,
@@ -19,6 +20,8 @@
 mod convert;
 mod files;
 mod format;
+#[cfg(feature = "fetch")]
+pub mod hub;
 mod keys;
 mod load;
 mod pickle;
