@@ -116,6 +116,9 @@ fn table(conversion: &Conversion, all: bool) -> String {
                 lines.extend(keys.iter().map(|key| format!("    {key}")));
             }
         }
+        for (key, kind) in &file.no_weights {
+            lines.push(format!("  not a weight: {key} ({kind})"));
+        }
     }
     lines.push("  none missing".to_owned());
     lines.join("\n")

@@ -80,6 +80,8 @@ pub struct FileAccount {
     pub used: Vec<String>,
     /// Keys left out, and why.
     pub ignored: BTreeMap<String, &'static str>,
+    /// Entries that are no weights, and what they are.
+    pub no_weights: BTreeMap<String, &'static str>,
 }
 
 /// One tensor of one of the files.
@@ -140,6 +142,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
             file: path.to_path_buf(),
             sha256: Files::folder(folder).sha256(&name)?,
             used: used.into_iter().map(|(_, source)| source.key.clone()).collect(),
+            no_weights: weights.skipped().iter().map(|entry| (entry.key.clone(), entry.kind)).collect(),
             ignored: ignored.into_iter().map(|(key, source)| (source.key.clone(), reason(key))).collect(),
         })
     };
