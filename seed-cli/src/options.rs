@@ -122,6 +122,7 @@ impl SamplingOptions {
             steps: self.steps.unwrap_or(own.steps),
             guidance: self.guidance.unwrap_or(own.guidance),
             seed: self.seed,
+            scheduler: None,
         }
     }
 }

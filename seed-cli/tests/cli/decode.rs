@@ -41,7 +41,7 @@ fn what_encode_writes_is_decoded_in_every_form() {
     let tokenizer = world.tokenizer();
     let codes = tokenizer.encode(&[scene(0), scene(1), scene(2)]).unwrap();
     // Steps and guidance are the bundle's.
-    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7 };
+    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7, scheduler: None };
     for (index, image) in tokenizer.decode(&codes, &options).unwrap().iter().enumerate() {
         assert!(same(image, &world.image(&format!("out/0{index}.png"))), "{index}");
     }
