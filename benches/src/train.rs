@@ -27,7 +27,7 @@ pub(crate) fn run(repeats: u32) -> seed_core::Result<Vec<Row>> {
     let target = random(latents.dims());
     let labels = random([batch, 2 * recipe.model.generation_dim, 1, 1]).flatten::<2>(1, 3);
     let context = Tensor::<Training, 3>::zeros([batch, 1, config.cross_attention_dim], &device);
-    let timesteps: Vec<usize> = (0..batch).map(|image| image * 999 / batch).collect();
+    let timesteps: Vec<f32> = (0..batch).map(|image| (image * 999 / batch) as f32).collect();
     let mut unet = config.init::<Training>(&device);
     let mut optimizer = AdamWConfig::new().init();
     let row = Row::step(format!("train the UNet, {}", recipe.name), batch, repeats, || {

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use clap::Args;
 use seed_core::{
-    Codes, DType, DecodeOptions, Device, Model, SeedTokenizer, codes,
+    Codes, DType, DecodeOptions, Device, Model, SchedulerName, SeedTokenizer, codes,
     pixels::{Limits, Preset},
 };
 
@@ -112,6 +112,9 @@ pub(crate) struct SamplingOptions {
     /// Seed of the random numbers; each image has its own, by its place among all
     #[arg(long, value_name = "N", default_value_t)]
     seed: u64,
+    /// Scheduler: pndm, ddim, euler or dpm++2m [default: as the decoder says]
+    #[arg(long, value_name = "NAME")]
+    scheduler: Option<SchedulerName>,
 }
 
 impl SamplingOptions {
@@ -122,6 +125,7 @@ impl SamplingOptions {
             steps: self.steps.unwrap_or(own.steps),
             guidance: self.guidance.unwrap_or(own.guidance),
             seed: self.seed,
+            scheduler: self.scheduler,
         }
     }
 }

@@ -45,6 +45,6 @@ pub mod train;
 
 pub use codes::Codes;
 pub use device::{DType, Device};
-pub use diffusion::DecodeOptions;
+pub use diffusion::{DecodeOptions, SchedulerName};
 pub use error::{Error, Result};
 pub use tokenizer::{Model, SeedTokenizer, open};

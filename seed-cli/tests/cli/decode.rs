@@ -41,7 +41,7 @@ fn what_encode_writes_is_decoded_in_every_form() {
     let tokenizer = world.tokenizer();
     let codes = tokenizer.encode(&[scene(0), scene(1), scene(2)]).unwrap();
     // Steps and guidance are the bundle's.
-    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7 };
+    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7, scheduler: None };
     for (index, image) in tokenizer.decode(&codes, &options).unwrap().iter().enumerate() {
         assert!(same(image, &world.image(&format!("out/0{index}.png"))), "{index}");
     }
@@ -73,7 +73,13 @@ fn options_change_images_and_batches_do_not() {
     assert!(image == decode("again", &["--seed", "0", "--steps", "2", "--guidance", "3"]));
     assert!(same(&image, &decode("alone", &["--batch-size", "1"])));
     let negative = codes.lines().next().unwrap().split_once('\t').unwrap().1;
-    let others: [&[&str]; 4] = [&["--seed", "1"], &["--steps", "3"], &["--guidance", "1"], &["--negative", negative]];
+    let others: [&[&str]; 5] = [
+        &["--seed", "1"],
+        &["--steps", "3"],
+        &["--guidance", "1"],
+        &["--negative", negative],
+        &["--scheduler", "euler"],
+    ];
     for options in others {
         assert!(!same(&image, &decode("other", options)), "{options:?}");
     }
@@ -112,6 +118,12 @@ fn what_cannot_be_decoded_says_why() {
     decode(&["codes.txt", "--steps", "0"], &["steps = 0"]);
     decode(&["codes.txt", "--steps", "5000"], &["steps = 5000"]);
     decode(&["codes.txt", "--guidance", "nan"], &["guidance"]);
+    let mut unknown = world.seed("decode");
+    fails(
+        unknown.args(["codes.txt", "--out", "out", "--scheduler", "heun"]),
+        2,
+        &["heun", "pndm, ddim, euler, dpm++2m"],
+    );
     decode(&["codes.txt", "--negative", "1 2"], &["--negative", "2 codes where 32"]);
     decode(&["codes.txt", "--negative", "a b"], &["--negative", "not a code"]);
     fs::write(world.path("empty.txt"), "\n").unwrap();

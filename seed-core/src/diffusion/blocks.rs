@@ -141,13 +141,13 @@ impl<B: SeedBackend> Downsample<B> {
 /// | name | symbol |
 /// |---|---|
 /// | `frequency` of pair `i` | `10000^(-i / (dim / 2))` |
-pub(super) fn sinusoidal_embedding<B: Backend>(timesteps: &[usize], dim: usize, device: &B::Device) -> Tensor<B, 2> {
+pub(super) fn sinusoidal_embedding<B: Backend>(timesteps: &[f32], dim: usize, device: &B::Device) -> Tensor<B, 2> {
     let half = dim / 2;
     let log_period = -(10_000f64.ln() as f32);
     let frequencies: Vec<f32> = (0..half).map(|i| (log_period * i as f32 / half as f32).exp()).collect();
     let mut values = Vec::with_capacity(timesteps.len() * dim);
     for &timestep in timesteps {
-        let angles = frequencies.iter().map(|frequency| timestep as f32 * frequency);
+        let angles = frequencies.iter().map(|frequency| timestep * frequency);
         values.extend(angles.clone().map(f32::cos));
         values.extend(angles.map(f32::sin));
     }
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn embedding_of_zero_is_ones_then_zeros() {
-        let embedding = sinusoidal_embedding::<Flex>(&[0], 6, &Default::default());
+        let embedding = sinusoidal_embedding::<Flex>(&[0.0], 6, &Default::default());
         assert_eq!(embedding.into_data().to_vec::<f32>().unwrap(), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
     }
 }

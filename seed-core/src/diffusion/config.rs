@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::sampler::SamplerConfig;
 use crate::checkpoint::{Files, Weights};
 use crate::error::{Error, Result};
 
@@ -98,22 +99,53 @@ pub(super) const VAE: Fields = Fields {
     ],
 };
 
-pub(super) const PNDM: Fields = Fields {
+/// Any sampler: a file may hold settings of other classes than its own, which [`SamplerConfig`] keeps.
+pub(super) const SAMPLER: Fields = Fields {
     read: &[
         "num_train_timesteps",
         "beta_start",
         "beta_end",
         "beta_schedule",
         "prediction_type",
-        "set_alpha_to_one",
         "steps_offset",
+        "timestep_spacing",
+        "set_alpha_to_one",
+        "skip_prk_steps",
+        "clip_sample",
+        "clip_sample_range",
+        "rescale_betas_zero_snr",
+        "use_karras_sigmas",
+        "final_sigmas_type",
+        "solver_order",
+        "solver_type",
+        "lower_order_final",
+        "euler_at_final",
     ],
-    ignored: &["clip_sample"],
+    ignored: &["dynamic_thresholding_ratio", "flow_shift", "sample_max_value", "time_shift_type"],
     only: &[
-        ("_class_name", &[r#""PNDMScheduler""#]),
-        ("skip_prk_steps", &["true"]),
-        ("timestep_spacing", &[r#""leading""#]),
+        (
+            "_class_name",
+            &[
+                r#""PNDMScheduler""#,
+                r#""DDIMScheduler""#,
+                r#""EulerDiscreteScheduler""#,
+                r#""DPMSolverMultistepScheduler""#,
+            ],
+        ),
+        ("algorithm_type", &[r#""dpmsolver++""#]),
+        ("interpolation_type", &[r#""linear""#]),
+        ("lambda_min_clipped", &["null"]),
+        ("sigma_max", &["null"]),
+        ("sigma_min", &["null"]),
+        ("thresholding", &["false"]),
+        ("timestep_type", &[r#""discrete""#]),
         ("trained_betas", &["null"]),
+        ("use_beta_sigmas", &["null", "false"]),
+        ("use_dynamic_shifting", &["false"]),
+        ("use_exponential_sigmas", &["null", "false"]),
+        ("use_flow_sigmas", &["null", "false"]),
+        ("use_lu_lambdas", &["null", "false"]),
+        ("variance_type", &["null"]),
     ],
 };
 
@@ -201,11 +233,27 @@ pub(super) const IMAGE_ENCODER: Fields = Fields {
 /// # Errors
 /// [`Error::Read`]; [`Error::Config`] with the field and what is wrong with it.
 pub(super) fn read<T: DeserializeOwned>(files: &Files, name: &str, fields: &Fields) -> Result<T> {
-    let json: Map<String, Value> = files.json(name)?;
+    parse(&files.bytes(name)?, fields).map_err(|reason| Error::Config { file: files.describe(name), reason })
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8], fields: &Fields) -> Result<T, String> {
+    let json: Map<String, Value> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     for (field, value) in &json {
-        fields.check(field, value).map_err(|reason| Error::Config { file: files.describe(name), reason })?;
+        fields.check(field, value)?;
     }
-    files.json(name)
+    serde_json::from_slice(text).map_err(|error| error.to_string())
+}
+
+/// Reads and checks a sampler's JSON file `name`.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Config`] with the field and what is wrong with it.
+pub(super) fn sampler(files: &Files, name: &str) -> Result<SamplerConfig> {
+    // Python writes a limit that is not there as -Infinity, which is no JSON.
+    let text = String::from_utf8_lossy(&files.bytes(name)?).replace(": -Infinity", ": null");
+    parse(text.as_bytes(), &SAMPLER)
+        .and_then(|config: SamplerConfig| config.check().map(|()| config))
+        .map_err(|reason| Error::Config { file: files.describe(name), reason })
 }
 
 impl Fields {
@@ -244,7 +292,6 @@ pub(super) fn weights(files: &Files, stem: &str) -> Result<Weights> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::pndm::{PndmConfig, Prediction};
     use crate::diffusion::{UNetConfig, VaeConfig};
 
     fn read_text<T: DeserializeOwned>(text: &str, fields: &Fields) -> Result<T> {
@@ -265,10 +312,6 @@ mod tests {
         assert_eq!(read_text::<UNetConfig>(&serde_json::to_string(&unet).unwrap(), &UNET).unwrap(), unet);
         let vae = VaeConfig::stable_diffusion();
         assert_eq!(read_text::<VaeConfig>(&serde_json::to_string(&vae).unwrap(), &VAE).unwrap(), vae);
-        let pndm = PndmConfig::stable_diffusion(Prediction::VPrediction);
-        let text = serde_json::to_string(&pndm).unwrap();
-        assert!(text.contains(r#""_class_name":"PNDMScheduler""#) && text.contains(r#""v_prediction""#), "{text}");
-        assert_eq!(read_text::<PndmConfig>(&text, &PNDM).unwrap(), pndm);
     }
 
     #[test]
@@ -299,19 +342,11 @@ mod tests {
             let error = read_text::<UNetConfig>(&with(&unet, field, value), &UNET).unwrap_err();
             assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(field), "{error}");
         }
-        let pndm = PndmConfig::stable_diffusion(Prediction::Epsilon);
-        for (field, value) in [("skip_prk_steps", Value::from(false)), ("_class_name", Value::from("DDIMScheduler"))] {
-            let error = read_text::<PndmConfig>(&with(&pndm, field, value), &PNDM).unwrap_err();
-            assert!(error.to_string().contains(field), "{error}");
-        }
     }
 
     #[test]
     fn missing_fields_are_named() {
         let error = read_text::<UNetConfig>(r#"{"sample_size": 96}"#, &UNET).unwrap_err();
         assert!(error.to_string().contains("in_channels"), "{error}");
-        // Without the field, diffusers would take the Runge-Kutta steps.
-        let error = read_text::<PndmConfig>(r#"{"beta_start": 0.00085}"#, &PNDM).unwrap_err();
-        assert!(error.to_string().contains("skip_prk_steps"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::pndm::Pndm;
+use super::sampler::Sampler;
 use super::unet::UNet;
 use crate::error::{Error, Result};
 use crate::nn::SeedBackend;
@@ -38,7 +38,7 @@ pub struct Step<'a, B: Backend> {
     /// Number of network calls in all.
     pub total: usize,
     /// The timestep that the network was called at.
-    pub timestep: usize,
+    pub timestep: f32,
     /// The latents after the step, `[batch, 4, height, width]`.
     pub latents: &'a Tensor<B, 4>,
 }
@@ -55,7 +55,7 @@ pub type Observer<'a, B> = &'a mut dyn FnMut(Step<'_, B>) -> ControlFlow<()>;
 /// [`Error::Argument`] for an impossible number of steps, [`Error::Interrupted`] when the observer says so.
 pub fn denoise<B: SeedBackend>(
     unet: &UNet<B>,
-    sampler: &Pndm,
+    sampler: &Sampler,
     wanted: Condition<B>,
     guidance: Option<Guidance<B>>,
     mut latents: Tensor<B, 4>,
@@ -68,11 +68,13 @@ pub fn denoise<B: SeedBackend>(
         None => (wanted, None),
     };
     let mut run = sampler.run(steps)?;
-    let timesteps = run.timesteps().to_vec();
+    let timesteps = run.timesteps();
+    latents = latents * run.init_noise_sigma();
     for (step, &timestep) in timesteps.iter().enumerate() {
+        let input = run.scale_model_input(latents.clone());
         let input = match scale {
-            Some(_) => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
-            None => latents.clone(),
+            Some(_) => Tensor::cat(vec![input.clone(), input], 0),
+            None => input,
         };
         let images = vec![timestep; input.dims()[0]];
         let mut output = unet.forward(input, &images, both.context.clone(), both.class_labels.clone());

@@ -9,7 +9,9 @@ use burn_flex::Flex;
 use super::denoise::{Condition, Guidance};
 use super::image_encoder::ImageEncoder;
 use super::pipeline::{load_unet, load_vae};
-use super::pndm::{Pndm, PndmConfig};
+use super::sampler::{Sampler, SamplerConfig};
+use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
+use super::sigmas::FinalSigma;
 use super::text_encoder::{self, TextEncoderConfig};
 use super::*;
 use crate::checkpoint::{self, Files, Weights};
@@ -92,7 +94,7 @@ fn networks() {
     let (model, cases) = unclip();
     let context = cases.floats::<3>("empty_prompt_embeds").repeat_dim(0, 2);
     let labels = Some(cases.floats("class_labels"));
-    let found = model.unet.forward(cases.floats("latents"), &[401, 401], context, labels);
+    let found = model.unet.forward(cases.floats("latents"), &[401.0, 401.0], context, labels);
     assert_close("unet", found, cases.floats("unet.t401"), NETWORK);
     assert_close("vae", model.vae.decode(cases.floats("latents")), cases.floats("vae.decode"), NETWORK);
 }
@@ -104,7 +106,7 @@ fn runs() {
         let key = format!("steps{steps}.guidance{guidance}");
         let timesteps = cases.integers(&format!("{key}.timesteps"));
         let expected: Tensor<Flex, 5> = cases.floats(&format!("{key}.latents"));
-        let options = DecodeOptions { steps, guidance, seed: 0 };
+        let options = DecodeOptions { steps, guidance, ..Default::default() };
         let mut seen = 0;
         let latents = model
             .latents(cases.floats("image_embeds"), None, start(&cases, false), &options, &mut |step| {
@@ -125,7 +127,7 @@ fn runs() {
 #[test]
 fn negative_embeddings() {
     let (model, cases) = unclip();
-    let options = DecodeOptions { steps: 5, guidance: 10.0, seed: 0 };
+    let options = DecodeOptions { steps: 5, guidance: 10.0, ..Default::default() };
     let negative = Some(cases.floats("negative_image_embeds"));
     let mut observe = |_: super::denoise::Step<'_, Flex>| ControlFlow::Continue(());
     let found = model.latents(cases.floats("image_embeds"), negative, start(&cases, true), &options, &mut observe);
@@ -146,7 +148,7 @@ fn stable_diffusion_1() {
 
     let (_, unet) = load_unet::<Flex>(&files.sub("unet"), &device).unwrap();
     let (vae_config, vae) = load_vae::<Flex>(&files.sub("vae"), &device).unwrap();
-    let pndm: PndmConfig = config::read(&files.sub("scheduler"), "scheduler_config.json", &config::PNDM).unwrap();
+    let sampler = Sampler::new(&config::sampler(&files.sub("scheduler"), "scheduler_config.json").unwrap());
     let condition = |context| Condition { context, class_labels: None };
     let guidance = Guidance { away_from: condition(empty.repeat_dim(0, 2)), scale: 7.5 };
     let wanted = condition(cases.floats("prompt_embeds"));
@@ -160,10 +162,50 @@ fn stable_diffusion_1() {
         }
         ControlFlow::Continue(())
     };
-    let latents =
-        denoise(&unet, &Pndm::new(&pndm), wanted, Some(guidance), cases.floats("latents"), 10, &mut observe).unwrap();
+    let latents = denoise(&unet, &sampler, wanted, Some(guidance), cases.floats("latents"), 10, &mut observe).unwrap();
     let image = (vae.decode(latents / vae_config.scaling_factor) / 2.0 + 0.5).clamp(0.0, 1.0);
     assert_close("image", image, cases.floats::<4>("image").permute([0, 3, 1, 2]), IMAGE);
+}
+
+/// Euler's steps are DDIM's in another scale, and a caller's choice is what runs.
+#[test]
+fn schedulers_by_name() {
+    let (mut model, cases) = unclip();
+    let own = *model.sampler.config();
+    // Both lead to timestep 0.
+    model.sampler = Sampler::new(&SamplerConfig { final_sigmas_type: Some(FinalSigma::SigmaMin), ..own });
+    let latents = |scheduler: Option<SchedulerName>| {
+        let options = DecodeOptions { steps: 5, guidance: 4.0, scheduler, ..Default::default() };
+        let mut calls = 0;
+        let mut observe = |_: super::denoise::Step<'_, Flex>| {
+            calls += 1;
+            ControlFlow::Continue(())
+        };
+        let found = model.latents(cases.floats("image_embeds"), None, start(&cases, false), &options, &mut observe);
+        (found.unwrap(), calls)
+    };
+    let differ = |a: &Tensor<Flex, 4>, b: &Tensor<Flex, 4>| (a.clone() - b.clone()).abs().max().into_scalar();
+    let [(pndm, twice), (ddim, once), (euler, _), (dpm, _)] = SchedulerName::ALL.map(|name| latents(Some(name)));
+    assert_eq!((twice, once), (6, 5));
+    assert_close("the decoder's own", latents(None).0, pndm.clone(), 0.0);
+    let signal = NoiseSchedule::new(&own.noise).alpha_bar(0).sqrt();
+    assert_close("euler", euler * signal, ddim.clone(), RUN);
+    for (name, a, b) in [("pndm, ddim", &pndm, &ddim), ("dpm, pndm", &dpm, &pndm), ("dpm, ddim", &dpm, &ddim)] {
+        assert!(differ(a, b) > 0.01, "{name}");
+    }
+}
+
+/// A decoder is saved with the scheduler that it has.
+#[test]
+fn the_scheduler_is_saved() {
+    let (mut model, _) = unclip();
+    model.sampler = model.sampler.with_scheduler(SchedulerName::DpmSolver).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    model.save(folder.path(), &NoiseScheduleConfig::unclip_embedding(), checkpoint::Dtype::F32).unwrap();
+    let loaded = UnClip::<Flex>::load(&Files::folder(folder.path()), &Default::default()).unwrap();
+    assert_eq!(loaded.sampler.config(), model.sampler.config());
+    let index = std::fs::read_to_string(folder.path().join("model_index.json")).unwrap();
+    assert!(index.contains("DPMSolverMultistepScheduler"), "{index}");
 }
 
 /// An image depends on its embedding, index and seed, not on the batch that it is decoded in.
@@ -174,7 +216,7 @@ fn batches_do_not_matter() {
     let (model, cases) = unclip();
     let embeddings: Tensor<Flex, 2> = cases.floats("image_embeds");
     let negative: Tensor<Flex, 2> = cases.floats("negative_image_embeds");
-    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 5 };
+    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 5, ..Default::default() };
     let decode = |from: usize, count: usize, indices: &[u64]| {
         let part = |x: &Tensor<Flex, 2>| x.clone().narrow(0, from, count);
         let progress = &mut |_, _| ControlFlow::Continue(());

@@ -56,10 +56,9 @@ impl<B: Backend> ImageNoise<B> {
     /// `level`, then the sinusoidal embedding of the level.
     pub fn class_labels(&self, embeddings: Tensor<B, 2>, noise: Tensor<B, 2>, level: usize) -> Tensor<B, 2> {
         let [batch, dim] = embeddings.dims();
-        let levels = vec![level; batch];
-        let noised = self.schedule.add_noise(self.normalizer.scale(embeddings), noise, &levels);
+        let noised = self.schedule.add_noise(self.normalizer.scale(embeddings), noise, &vec![level; batch]);
         let noised = self.normalizer.unscale(noised);
-        let level = sinusoidal_embedding(&levels, dim, &noised.device()); // [batch, dim]
+        let level = sinusoidal_embedding(&vec![level as f32; batch], dim, &noised.device()); // [batch, dim]
         Tensor::cat(vec![noised, level], 1)
     }
 }

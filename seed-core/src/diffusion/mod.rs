@@ -11,7 +11,9 @@
 //! | [`text_encoder`], [`empty_prompt`] | the empty prompt -> context, once, when loading |
 //! | [`mod@denoise`] | noise -> latents, by the two below |
 //! | [`unet`], [`unet_blocks`] | latents, time, context, class vector -> prediction |
-//! | [`schedule`], [`pndm`] | predictions -> latents |
+//! | [`sampler`] | `scheduler_config.json` or a name -> one of the four below |
+//! | [`pndm`], [`ddim`], [`euler`], [`dpm_solver`] | predictions -> latents |
+//! | [`schedule`], [`spacing`], [`sigmas`] | what they share: signal, timesteps, noise levels |
 //! | [`vae`] | latents <-> pixels |
 //! | [`image_encoder`] | pixels -> the image embedding that a generation embedding imitates |
 //! | `clip_layer` | the layer of both CLIP towers |
@@ -22,15 +24,21 @@
 mod blocks;
 mod clip_layer;
 mod config;
+pub mod ddim;
 pub mod denoise;
+pub mod dpm_solver;
 pub mod empty_prompt;
+pub mod euler;
 pub mod image_encoder;
 pub mod image_noise;
 pub mod pipeline;
 pub mod pndm;
 pub mod random;
+pub mod sampler;
 mod save;
 pub mod schedule;
+pub mod sigmas;
+pub mod spacing;
 pub mod text_encoder;
 pub mod unet;
 pub mod unet_blocks;
@@ -40,8 +48,11 @@ pub use blocks::{Downsample, ResnetBlock, Upsample};
 pub use clip_layer::{Activation, ClipLayer};
 pub use denoise::denoise;
 pub use pipeline::{DecodeOptions, Start, UnClip};
+pub use sampler::SchedulerName;
 pub use unet::{UNet, UNetConfig};
 pub use vae::{Vae, VaeConfig};
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_samplers;

@@ -10,6 +10,7 @@
 //! Differs from the source: latents and noise come from [`random`](super::random), one generator an image, so that a
 //! seed gives the same image in every batch; the embedding of the empty prompt is computed once, when loading.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
@@ -19,8 +20,8 @@ use super::config;
 use super::denoise::{Condition, Guidance, Observer, denoise};
 use super::empty_prompt;
 use super::image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL};
-use super::pndm::{Pndm, PndmConfig};
 use super::random::ImageRandom;
+use super::sampler::{Sampler, SchedulerName};
 use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
 use super::unet::{UNet, UNetConfig};
 use super::vae::{self, Vae, VaeConfig};
@@ -34,18 +35,20 @@ const PIXELS_AT_ONCE: usize = 768 * 768;
 /// How to decode.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecodeOptions {
-    /// Sampling steps, from 1 to 999; the network is called once more than that.
+    /// Sampling steps, from 1 to 999; PNDM calls the network once more than that.
     pub steps: usize,
     /// Guidance scale; at 1 and below there is no guidance, half the work, and negative embeddings have no effect.
     pub guidance: f64,
     /// Seed of latents and noise.
     pub seed: u64,
+    /// Another scheduler than the decoder's own, with the decoder's settings.
+    pub scheduler: Option<SchedulerName>,
 }
 
 impl Default for DecodeOptions {
-    /// As SEED-2 decodes: 20 steps, guidance 10.
+    /// As SEED-2 decodes: 20 steps, guidance 10, the decoder's own scheduler.
     fn default() -> Self {
-        Self { steps: 20, guidance: 10.0, seed: 0 }
+        Self { steps: 20, guidance: 10.0, seed: 0, scheduler: None }
     }
 }
 
@@ -74,7 +77,7 @@ pub struct UnClip<B: Backend> {
     /// Embedding to class vector.
     pub image_noise: ImageNoise<B>,
     /// The sampler.
-    pub sampler: Pndm,
+    pub sampler: Sampler,
     /// The embedding of the empty prompt `[1, words, width]`.
     pub empty_prompt: Tensor<B, 3>,
 }
@@ -108,8 +111,7 @@ impl<B: SeedBackend> UnClip<B> {
         }
         let (unet_config, unet) = load_unet(&files.sub("unet"), device)?;
         let (vae_config, vae) = load_vae(&files.sub("vae"), device)?;
-        let pndm: PndmConfig =
-            checked(&files.sub("scheduler"), SCHEDULER, &config::PNDM, |c: &PndmConfig| c.noise.check())?;
+        let sampler = Sampler::new(&config::sampler(&files.sub("scheduler"), SCHEDULER)?);
         let noising = files.sub("image_noising_scheduler");
         let noising = checked(&noising, SCHEDULER, &config::DDPM, NoiseScheduleConfig::check)?;
         let model = Self {
@@ -121,7 +123,7 @@ impl<B: SeedBackend> UnClip<B> {
                 normalizer: load_normalizer(&files.sub("image_normalizer"), device)?,
                 schedule: NoiseSchedule::new(&noising),
             },
-            sampler: Pndm::new(&pndm),
+            sampler,
             empty_prompt: empty_prompt::embedding(files, device)?,
         };
         model.check().map_err(|reason| Error::Config { file: files.describe("model_index.json"), reason })?;
@@ -228,7 +230,8 @@ impl<B: SeedBackend> UnClip<B> {
             };
             Guidance { away_from: condition(labels), scale: options.guidance }
         });
-        denoise(&self.unet, &self.sampler, condition(labels), guidance, start.latents, options.steps, observe)
+        let sampler = self.chosen_sampler(options)?;
+        denoise(&self.unet, &sampler, condition(labels), guidance, start.latents, options.steps, observe)
     }
 
     /// Step 3: latents `[batch, 4, height, width]` -> images `[batch, 3, shrink * height, shrink * width]` in 0 to 1.
@@ -274,7 +277,16 @@ impl<B: SeedBackend> UnClip<B> {
         if !options.guidance.is_finite() {
             return refuse("guidance", options.guidance.to_string(), "it must be a finite number".into());
         }
-        self.sampler.timesteps(options.steps).map(drop)
+        self.chosen_sampler(options)?.run::<B>(options.steps).map(drop)
+    }
+
+    fn chosen_sampler(&self, options: &DecodeOptions) -> Result<Cow<'_, Sampler>> {
+        match options.scheduler {
+            Some(scheduler) if scheduler != self.sampler.config().scheduler => {
+                self.sampler.with_scheduler(scheduler).map(Cow::Owned)
+            }
+            _ => Ok(Cow::Borrowed(&self.sampler)),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The sampler: linear multi-step (PLMS), from noise to latents in few steps.
 //!
 //! Source: Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds" (arXiv 2202.09778), as
-//! `PNDMScheduler.step_plms` of diffusers 0.20.2 does it, with `skip_prk_steps` and leading spacing. `N` steps make
-//! `N + 1` network calls, because the second timestep is visited twice (one step makes one call). Coefficients are float32.
+//! `PNDMScheduler.step_plms` of diffusers 0.20.2 does it, with `skip_prk_steps`. `N` steps make `N + 1` network calls,
+//! because the second timestep is visited twice (one step makes one call). Steps lead `T / N` timesteps down, whatever the
+//! spacing. Coefficients are float32.
 //!
 //! | name | symbol |
 //! |---|---|
@@ -11,88 +12,38 @@
 //! | `outputs` | `e`, the network's last predictions, newest last |
 
 use burn::tensor::{Tensor, backend::Backend};
-use serde::{Deserialize, Serialize};
 
-use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
-use crate::error::{Error, Result};
-
-/// Settings of the sampler, named as in diffusers' `scheduler_config.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "_class_name", rename = "PNDMScheduler")]
-pub struct PndmConfig {
-    /// The noise schedule of training.
-    #[serde(flatten)]
-    pub noise: NoiseScheduleConfig,
-    /// What the network predicts.
-    #[serde(default)]
-    pub prediction_type: Prediction,
-    /// Whether the last step leads to the clean signal rather than to timestep 0.
-    #[serde(default)]
-    pub set_alpha_to_one: bool,
-    /// Whether the Runge-Kutta steps at the start are left out. Only `true` is written here.
-    pub skip_prk_steps: bool,
-    /// Added to every timestep.
-    #[serde(default)]
-    pub steps_offset: usize,
-}
-
-/// What a network predicts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prediction {
-    /// The noise.
-    #[default]
-    Epsilon,
-    /// The velocity, `sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x`.
-    VPrediction,
-}
-
-impl PndmConfig {
-    /// Stable Diffusion's own settings, for a network that predicts `prediction_type`.
-    pub fn stable_diffusion(prediction_type: Prediction) -> Self {
-        let noise = NoiseScheduleConfig::stable_diffusion();
-        Self { noise, prediction_type, set_alpha_to_one: false, skip_prk_steps: true, steps_offset: 1 }
-    }
-}
+use super::sampler::{Prediction, SamplerConfig};
+use super::schedule::NoiseSchedule;
+use super::spacing::TimestepSpacing;
+use crate::error::Result;
 
 /// The sampler with its tables.
 #[derive(Clone, Debug)]
 pub struct Pndm {
     schedule: NoiseSchedule,
-    config: PndmConfig,
+    spacing: TimestepSpacing,
+    offset: usize,
+    prediction: Prediction,
+    set_alpha_to_one: bool,
 }
 
 impl Pndm {
-    /// Tabulates the schedule.
-    pub fn new(config: &PndmConfig) -> Self {
-        Self { schedule: NoiseSchedule::new(&config.noise), config: *config }
-    }
-
-    /// The noise schedule of training.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    /// Tabulates the schedule. Spacing is leading and `set_alpha_to_one` false unless the configuration says otherwise.
+    pub fn new(config: &SamplerConfig) -> Self {
+        Self {
+            schedule: config.schedule(),
+            spacing: config.timestep_spacing.unwrap_or(TimestepSpacing::Leading),
+            offset: config.steps_offset,
+            prediction: config.prediction_type,
+            set_alpha_to_one: config.set_alpha_to_one.unwrap_or(false),
+        }
     }
 
     /// The timesteps that the network is called at, in order.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for 0 steps, and for so many that a timestep lies beyond training's last.
-    pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>> {
-        let count = self.schedule.timesteps();
-        let refuse = |reason: String| Err(Error::Argument { name: "steps", value: steps.to_string(), reason });
-        if steps == 0 || steps > count {
-            return refuse(format!("it must be 1 to {count}"));
-        }
-        let stride = count / steps;
-        let at = |i: usize| i * stride + self.config.steps_offset;
-        if at(steps - 1) >= count {
-            return refuse(format!(
-                "the first timestep would be {} of 0 to {}; ask for fewer steps",
-                at(steps - 1),
-                count - 1
-            ));
-        }
-        let mut timesteps: Vec<usize> = (0..steps).rev().map(at).collect();
+    fn timesteps(&self, steps: usize) -> Result<Vec<usize>> {
+        let timesteps = self.spacing.timesteps(self.schedule.timesteps(), steps, self.offset)?;
+        let mut timesteps: Vec<usize> = timesteps.into_iter().map(|t| t.round_ties_even() as usize).collect();
         if let Some(&second) = timesteps.get(1) {
             timesteps.insert(1, second);
         }
@@ -102,7 +53,7 @@ impl Pndm {
     /// Begins a run of `steps` steps.
     ///
     /// # Errors
-    /// As [`timesteps`](Self::timesteps).
+    /// [`Error::Argument`](crate::Error::Argument) for an impossible number.
     pub fn run<B: Backend>(&self, steps: usize) -> Result<PndmRun<'_, B>> {
         let timesteps = self.timesteps(steps)?;
         let stride = self.schedule.timesteps() / steps;
@@ -113,7 +64,7 @@ impl Pndm {
     fn alpha_bar(&self, timestep: Option<usize>) -> f32 {
         match timestep {
             Some(timestep) => self.schedule.alpha_bar(timestep),
-            None if self.config.set_alpha_to_one => 1.0,
+            None if self.set_alpha_to_one => 1.0,
             None => self.schedule.alpha_bar(0),
         }
     }
@@ -161,7 +112,7 @@ impl<B: Backend> PndmRun<'_, B> {
         // 2. Equation 9 of the paper.
         let (alpha_bar, previous) = (self.sampler.alpha_bar(Some(from)), self.sampler.alpha_bar(to));
         let (beta_bar, beta_previous) = (1.0 - alpha_bar, 1.0 - previous);
-        let noise = match self.sampler.config.prediction_type {
+        let noise = match self.sampler.prediction {
             Prediction::Epsilon => output,
             Prediction::VPrediction => output * alpha_bar.sqrt() + sample.clone() * beta_bar.sqrt(),
         };
@@ -188,10 +139,11 @@ impl<B: Backend> PndmRun<'_, B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn the_second_timestep_repeats() {
-        let sampler = Pndm::new(&PndmConfig::stable_diffusion(Prediction::Epsilon));
+        let sampler = Pndm::new(&SamplerConfig::stable_diffusion(Prediction::Epsilon));
         assert_eq!(sampler.timesteps(1).unwrap(), [1]);
         assert_eq!(sampler.timesteps(2).unwrap(), [501, 1, 1]);
         assert_eq!(sampler.timesteps(5).unwrap(), [801, 601, 601, 401, 201, 1]);
@@ -201,7 +153,7 @@ mod tests {
 
     #[test]
     fn impossible_step_counts_are_refused() {
-        let sampler = Pndm::new(&PndmConfig::stable_diffusion(Prediction::Epsilon));
+        let sampler = Pndm::new(&SamplerConfig::stable_diffusion(Prediction::Epsilon));
         for steps in [0, 1000, 1001, usize::MAX] {
             let error = sampler.timesteps(steps).unwrap_err();
             assert!(matches!(error, Error::Argument { name: "steps", .. }), "{error}");
@@ -214,7 +166,7 @@ mod tests {
         /// Products of up to 334 float32 factors near 1.
         const ROUNDING: f32 = 2e-4;
         let device = Default::default();
-        let sampler = Pndm::new(&PndmConfig::stable_diffusion(Prediction::Epsilon));
+        let sampler = Pndm::new(&SamplerConfig::stable_diffusion(Prediction::Epsilon));
         let signal = Tensor::<burn_flex::Flex, 4>::full([1, 1, 1, 1], 0.7, &device);
         let noise = Tensor::full([1, 1, 1, 1], -1.3, &device);
         let noised = |timestep| sampler.schedule.add_noise(signal.clone(), noise.clone(), &[timestep]);
@@ -237,7 +189,7 @@ mod tests {
         let signal = Tensor::<burn_flex::Flex, 4>::full([1, 1, 1, 1], 0.7, &device);
         let noise = Tensor::full([1, 1, 1, 1], -1.3, &device);
         let results = [Prediction::Epsilon, Prediction::VPrediction].map(|prediction| {
-            let sampler = Pndm::new(&PndmConfig::stable_diffusion(prediction));
+            let sampler = Pndm::new(&SamplerConfig::stable_diffusion(prediction));
             let mut run = sampler.run(2).unwrap();
             let timestep = run.timesteps()[0];
             let x = sampler.schedule.add_noise(signal.clone(), noise.clone(), &[timestep]);

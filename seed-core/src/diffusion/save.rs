@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::empty_prompt;
 use super::pipeline::UnClip;
-use super::pndm::PndmConfig;
 use super::schedule::NoiseScheduleConfig;
 use crate::atomic;
 use crate::checkpoint::{self, Dtype, KeyTable};
@@ -24,12 +23,12 @@ struct EmptyPrompt<B: Backend> {
 }
 
 impl<B: SeedBackend> UnClip<B> {
-    /// Writes every part into `folder`; `model_index.json` last, so that a folder with one is whole. `sampler` and
-    /// `noising` are the configurations that the parts were made from.
+    /// Writes every part into `folder`; `model_index.json` last, so that a folder with one is whole. `noising` is the
+    /// configuration that the noise of embeddings was made from.
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::TensorValue`] for weights that `dtype` cannot hold.
-    pub fn save(&self, folder: &Path, sampler: &PndmConfig, noising: &NoiseScheduleConfig, dtype: Dtype) -> Result<()> {
+    pub fn save(&self, folder: &Path, noising: &NoiseScheduleConfig, dtype: Dtype) -> Result<()> {
         let unet = part(folder, "unet")?;
         write_json(&unet.join("config.json"), &to_json(&self.unet_config))?;
         checkpoint::save(&self.unet, &unet.join(WEIGHTS), &KeyTable::EXACT, dtype)?;
@@ -40,7 +39,7 @@ impl<B: SeedBackend> UnClip<B> {
         let config = json!({ "_class_name": "StableUnCLIPImageNormalizer", "embedding_dim": self.dim() });
         write_json(&normalizer.join("config.json"), &config)?;
         checkpoint::save(&self.image_noise.normalizer, &normalizer.join(WEIGHTS), &KeyTable::EXACT, dtype)?;
-        write_json(&part(folder, "scheduler")?.join("scheduler_config.json"), &to_json(sampler))?;
+        write_json(&part(folder, "scheduler")?.join("scheduler_config.json"), &to_json(self.sampler.config()))?;
         let mut noising = to_json(noising);
         noising["_class_name"] = Value::from("DDPMScheduler");
         write_json(&part(folder, "image_noising_scheduler")?.join("scheduler_config.json"), &noising)?;
@@ -50,7 +49,7 @@ impl<B: SeedBackend> UnClip<B> {
             "_class_name": "StableUnCLIPImg2ImgPipeline",
             "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
             "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
-            "scheduler": ["diffusers", "PNDMScheduler"],
+            "scheduler": ["diffusers", self.sampler.config().scheduler.class()],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         });

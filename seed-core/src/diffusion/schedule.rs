@@ -119,11 +119,27 @@ pub struct NoiseSchedule {
 impl NoiseSchedule {
     /// Tabulates a schedule.
     pub fn new(config: &NoiseScheduleConfig) -> Self {
+        Self::of(config.betas())
+    }
+
+    /// Tabulates a schedule moved and stretched so that nothing of the signal is left at the last timestep and the first
+    /// stays as it is: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (arXiv 2305.08891),
+    /// Algorithm 1.
+    pub fn zero_terminal_signal(config: &NoiseScheduleConfig) -> Self {
+        let roots: Vec<f32> = Self::new(config).alpha_bars.into_iter().map(f32::sqrt).collect();
+        let (first, last) = (roots[0], roots[roots.len() - 1]);
+        let stretch = first / (first - last);
+        let alpha_bars: Vec<f32> = roots.into_iter().map(|root| ((root - last) * stretch).powi(2)).collect();
+        let before = std::iter::once(&1.0).chain(&alpha_bars);
+        Self::of(alpha_bars.iter().zip(before).map(|(alpha_bar, before)| 1.0 - alpha_bar / before).collect())
+    }
+
+    fn of(betas: Vec<f32>) -> Self {
         let product = |product: &mut f64, beta: f32| {
             *product *= f64::from(1.0 - beta);
             Some(*product as f32)
         };
-        Self { alpha_bars: config.betas().into_iter().scan(1.0, product).collect() }
+        Self { alpha_bars: betas.into_iter().scan(1.0, product).collect() }
     }
 
     /// Number of timesteps in training.
@@ -197,6 +213,15 @@ mod tests {
         close(schedule.alpha_bar(0).sqrt(), 0.999979);
         close((1.0 - schedule.alpha_bar(0)).sqrt(), 0.006425);
         assert!(schedule.alpha_bar(999) > 0.0);
+    }
+
+    #[test]
+    fn zero_terminal_signal_keeps_the_first_timestep_only() {
+        let config = NoiseScheduleConfig::stable_diffusion();
+        let (plain, rescaled) = (NoiseSchedule::new(&config), NoiseSchedule::zero_terminal_signal(&config));
+        close(rescaled.alpha_bar(0), f64::from(plain.alpha_bar(0)));
+        assert_eq!(rescaled.alpha_bar(999), 0.0);
+        assert!((1..999).all(|t| rescaled.alpha_bar(t) < plain.alpha_bar(t) && rescaled.alpha_bar(t) > 0.0));
     }
 
     #[test]

@@ -257,13 +257,13 @@ pub struct UNet<B: Backend> {
 impl<B: SeedBackend> UNet<B> {
     /// Predicts noise or velocity, whichever it was trained for.
     ///
-    /// `sample` `[batch, in_channels, height, width]`; `timesteps` one number an image, in `0..1000`; `context`
+    /// `sample` `[batch, in_channels, height, width]`; `timesteps` one number an image, 0 to 999; `context`
     /// `[batch, words, cross_attention_dim]`; `class_labels` `[batch, projection_class_embeddings_input_dim]` exactly
     /// when the network has a class embedding. Returns `[batch, out_channels, height, width]`.
     pub fn forward(
         &self,
         sample: Tensor<B, 4>,
-        timesteps: &[usize],
+        timesteps: &[f32],
         context: Tensor<B, 3>,
         class_labels: Option<Tensor<B, 2>>,
     ) -> Tensor<B, 4> {
@@ -342,7 +342,7 @@ mod tests {
         let noise = Distribution::Normal(0.0, 1.0);
         let sample = Tensor::random([2, 4, size[0], size[1]], noise, &device);
         let context = Tensor::random([2, 3, 6], noise, &device);
-        let out = unet.forward(sample, &[3, 900], context, Some(Tensor::random([2, 10], noise, &device)));
+        let out = unet.forward(sample, &[3.0, 900.0], context, Some(Tensor::random([2, 10], noise, &device)));
         (unet, out)
     }
 

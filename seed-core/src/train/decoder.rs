@@ -97,6 +97,7 @@ pub(super) fn train<A: TrainBackend>(
         let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
         let target = schedule.velocity(clean, noise, &timesteps);
         let labels = Some(Tensor::from_inner(labels));
+        let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
         let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context.clone(), labels);
         Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
     };

@@ -9,7 +9,7 @@ use crate::{
     diffusion::{
         UNet, UNetConfig, UnClip, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer},
-        pndm::{Pndm, PndmConfig, Prediction},
+        sampler::{Prediction, Sampler, SamplerConfig},
         schedule::{NoiseSchedule, NoiseScheduleConfig},
     },
     error::Result,
@@ -50,7 +50,6 @@ pub(super) fn decoder<B: SeedBackend>(
     parts: Parts<B>,
     device: &B::Device,
 ) -> Result<()> {
-    let sampler = PndmConfig::stable_diffusion(Prediction::VPrediction);
     let noising = NoiseScheduleConfig::unclip_embedding();
     let decoder = UnClip {
         empty_prompt: Tensor::zeros([1, 1, parts.unet_config.cross_attention_dim], device),
@@ -62,7 +61,7 @@ pub(super) fn decoder<B: SeedBackend>(
             normalizer: ImageNormalizer::identity(recipe.model.generation_dim, device),
             schedule: NoiseSchedule::new(&noising),
         },
-        sampler: Pndm::new(&sampler),
+        sampler: Sampler::new(&SamplerConfig::stable_diffusion(Prediction::VPrediction)),
     };
-    decoder.save(&folder.join(DECODER), &sampler, &noising, Dtype::F16)
+    decoder.save(&folder.join(DECODER), &noising, Dtype::F16)
 }
