@@ -2,7 +2,8 @@
 
 use std::{io::Write as _, path::PathBuf, time::Instant};
 
-use seed_core::{Codes, SeedTokenizer};
+use anyhow::bail;
+use seed_core::{Codes, SeedTokenizer, checkpoint::Weights};
 use serde_json::Value;
 
 use crate::{
@@ -29,6 +30,10 @@ pub(crate) struct Args {
     /// Add how much farther the runner-up of each code is, in squared distance; small margins may flip on other devices
     #[arg(long, requires = "json")]
     margins: bool,
+    /// The inputs are safetensors files of images that are pixels already: a float tensor "pixels" of
+    /// [images, 3, size, size], normalized. Lines name them FILE[0], FILE[1] ...
+    #[arg(long, conflicts_with = "preprocess")]
+    pixels: bool,
     /// Images that are encoded at a time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = crate::options::positive)]
     batch_size: usize,
@@ -39,6 +44,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    if args.pixels {
+        return encode_pixels(args, global);
+    }
     let inputs = input::expand(&args.images)?;
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
@@ -51,14 +59,52 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let tally = input::batches(inputs, args.batch_size, &limits, &progress, prepare, |batch, tally| {
         let (paths, pixels): (Vec<String>, Vec<Vec<f32>>) =
             batch.into_iter().map(|loaded| (loaded.path, loaded.image)).unzip();
-        let (codes, margins) = match args.margins {
-            true => tokenizer.encode_pixels_with_margins(&pixels).map(|(codes, margins)| (codes, Some(margins)))?,
-            false => (tokenizer.encode_pixels(&pixels)?, None),
-        };
+        let (codes, margins) = encode(tokenizer.as_ref(), &pixels, args.margins)?;
         print(&Encoded { paths, codes, margins }, provenance.as_ref(), &progress, tally)
     })?;
     drop(progress);
     global.timed(start, || format!("{} images encoded", tally.done));
+    Ok(tally.outcome(total))
+}
+
+fn encode(
+    tokenizer: &dyn SeedTokenizer,
+    pixels: &[Vec<f32>],
+    margins: bool,
+) -> seed_core::Result<(Codes, Option<Vec<f32>>)> {
+    match margins {
+        true => tokenizer.encode_pixels_with_margins(pixels).map(|(codes, margins)| (codes, Some(margins))),
+        false => Ok((tokenizer.encode_pixels(pixels)?, None)),
+    }
+}
+
+/// Encodes what somebody else has preprocessed.
+fn encode_pixels(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    let tokenizer = args.model.open(None, global)?;
+    let provenance = provenance(tokenizer.as_ref(), args.json)?;
+    let size = tokenizer.preprocessor().size as usize;
+    let mut tally = Tally::default();
+    let mut total = 0;
+    for path in &args.images {
+        let weights = Weights::open(path)?;
+        let shape = weights.get("pixels").map(|stored| stored.shape.to_vec());
+        match shape.as_deref() {
+            Some(&[_, 3, height, width]) if [height, width] == [size, size] => {}
+            Some(shape) => {
+                bail!("{}: \"pixels\" is {shape:?}, the model reads [images, 3, {size}, {size}]", path.display())
+            }
+            None => bail!("{} has no tensor \"pixels\"", path.display()),
+        }
+        let images: Vec<Vec<f32>> = weights.floats("pixels")?.chunks(3 * size * size).map(<[f32]>::to_vec).collect();
+        let progress = Progress::new(images.len(), "images", global);
+        for (batch, images) in images.chunks(args.batch_size).enumerate() {
+            let name = |i: usize| format!("{}[{}]", path.display(), batch * args.batch_size + i);
+            let (codes, margins) = encode(tokenizer.as_ref(), images, args.margins)?;
+            let encoded = Encoded { paths: (0..images.len()).map(name).collect(), codes, margins };
+            print(&encoded, provenance.as_ref(), &progress, &mut tally)?;
+        }
+        total += images.len();
+    }
     Ok(tally.outcome(total))
 }
 

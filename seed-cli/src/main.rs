@@ -11,6 +11,7 @@
 //! | 3 | done, but some images failed |
 //! | 130 | interrupted; what was finished is kept |
 
+mod bench;
 mod convert;
 mod decode;
 mod encode;
@@ -55,6 +56,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Convert(convert::Args),
+    Bench(bench::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
 }
@@ -82,6 +84,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),
+        Command::Bench(args) => bench::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Fetch(args) => fetch::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),

@@ -198,3 +198,38 @@ impl<B: SeedBackend> Mlp<B> {
 fn fan_in() -> Initializer {
     Initializer::KaimingUniform { gain: 1.0 / 3f64.sqrt(), fan_out_only: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `torch.nn.functional.interpolate(arange(9) ** 1.5 as [1, 1, 3, 3], mode="bicubic")`, PyTorch 2.
+    #[test]
+    fn positions_are_interpolated_as_pytorch_does() {
+        const SIX_DIGITS: f32 = 2e-5;
+        let mut values = vec![7.0]; // the class token
+        values.extend((0..9).map(|i| (i as f32).powf(1.5)));
+        let cases: [(usize, &[f32]); 3] = [
+            (2, &[1.080373, 3.890219, 13.416672, 19.562361]),
+            (3, &values[1..]),
+            (
+                4,
+                &[
+                    -0.43545, -0.006353, 1.217107, 2.353224, 2.133366, 3.301279, 5.479869, 7.099102, 8.948795,
+                    10.943458, 14.250119, 16.48579, 15.099198, 17.412735, 21.207451, 23.748634,
+                ],
+            ),
+        ];
+        for (to, expected) in cases {
+            let found = resize_positions(&values, 1, 3, to);
+            assert_eq!((found[0], found.len()), (7.0, 1 + to * to));
+            for (found, expected) in found[1..].iter().zip(expected) {
+                assert!((found - expected).abs() < SIX_DIGITS, "{found} is not {expected}");
+            }
+        }
+        // Features do not mix.
+        let two: Vec<f32> = values.iter().flat_map(|&value| [value, -value]).collect();
+        let found = resize_positions(&two, 2, 3, 5);
+        assert!(found.chunks(2).all(|pair| pair[0] == -pair[1]));
+    }
+}

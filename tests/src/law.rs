@@ -102,6 +102,7 @@ pub const EXCEPTIONS: &[Exception] = &[
     exception("seed-core/src/diffusion/text_encoder.rs", "checkpoint::KeyTable", "models own their key tables"),
     exception("seed-core/src/diffusion/vae.rs", "checkpoint::KeyTable", "models own their key tables"),
     exception("seed-core/src/diffusion/vae.rs", "checkpoint::Weights", "which of two key tables a file needs"),
+    exception("seed-core/src/diffusion/image_encoder.rs", "checkpoint", "a tower is a folder that loads itself"),
     exception("seed-core/src/diffusion/pipeline.rs", "checkpoint", "a decoder is a folder that loads itself"),
     exception("seed-core/src/diffusion/config.rs", "checkpoint", "a decoder is a folder that loads itself"),
     exception(

@@ -1,5 +1,6 @@
 //! The program from outside: what it prints, what it writes, how it ends.
 
+mod convert;
 mod decode;
 mod encode;
 #[allow(dead_code, reason = "shared with the library's tests")]

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 
 use super::format::Format;
@@ -164,13 +164,19 @@ impl Weights {
         Some(Stored { dtype: place.dtype, shape: &place.shape, strides: place.strides.as_deref(), data })
     }
 
-    /// The values of a float32, float16 or bfloat16 tensor, in the file's layout.
+    /// The values of a float32, float16 or bfloat16 tensor, in the file's layout. The file's pages are given back, so that
+    /// a model that is being loaded is in memory once.
     ///
     /// # Errors
     /// [`Error::TensorKeys`] for an absent key, [`Error::TensorValue`] for any other dtype.
     pub fn floats(&self, key: &str) -> Result<Vec<f32>> {
         let stored = self.required(key)?;
-        convert::floats(stored.dtype, &stored.bytes()).ok_or_else(|| self.wrong_dtype(key, stored.dtype))
+        let values =
+            convert::floats(stored.dtype, &stored.bytes()).ok_or_else(|| self.wrong_dtype(key, stored.dtype))?;
+        if let Some(place) = self.tensors.get(key) {
+            self.files[place.file].release(&place.bytes);
+        }
+        Ok(values)
     }
 
     /// The values of an int64 tensor, in the file's layout.
@@ -224,6 +230,26 @@ impl Content {
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
         Ok(Self::Mapped(map))
     }
+
+    /// Tells the system that the whole pages of a range are not needed for now.
+    #[cfg(unix)]
+    fn release(&self, range: &Range<usize>) {
+        /// A multiple of every page size in use.
+        const PAGES: usize = 1 << 16;
+        let (start, end) = (range.start.next_multiple_of(PAGES), range.end / PAGES * PAGES);
+        if let Self::Mapped(map) = self
+            && start < end
+        {
+            // SAFETY: the map is of a file and only read, so that pages that are given back are read from the file again by
+            // whoever looks at them; no content changes. The range lies within the map, as every place does.
+            #[allow(unsafe_code)]
+            let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            drop(released); // memory is only kept longer
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _: &Range<usize>) {}
 
     pub(super) fn bytes(&self) -> &[u8] {
         match self {

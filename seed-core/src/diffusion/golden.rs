@@ -3,16 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 
-use super::denoise::{Condition, Guidance};
 use super::image_encoder::ImageEncoder;
-use super::pipeline::{load_unet, load_vae};
 use super::sampler::{Sampler, SamplerConfig};
-use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
+use super::schedule::NoiseSchedule;
 use super::sigmas::FinalSigma;
-use super::text_encoder::{self, TextEncoderConfig};
 use super::*;
 use crate::checkpoint::{self, Files, Weights};
 use crate::error::Error;
@@ -56,13 +53,18 @@ fn assert_close<const D: usize>(name: &str, found: Tensor<Flex, D>, expected: Te
     assert!(difference <= tolerance, "{name} differs by {difference:e}, more than {tolerance:e}");
 }
 
-fn unclip() -> (UnClip<Flex>, Cases) {
-    (UnClip::load(&files("unclip"), &Default::default()).unwrap(), Cases::open("unclip"))
+fn unclip() -> (Decoder<Flex>, Cases) {
+    (Decoder::load(&files("unclip"), &Default::default()).unwrap(), Cases::open("unclip"))
+}
+
+/// Embeddings of one token.
+fn embeddings(cases: &Cases, key: &str) -> Tensor<Flex, 3> {
+    cases.floats::<2>(key).unsqueeze_dim(1)
 }
 
 fn start(cases: &Cases, negative: bool) -> Start<Flex> {
     let negative_noise = negative.then(|| cases.floats("negative_noise"));
-    Start { latents: cases.floats("latents"), noise: cases.floats("noise"), negative_noise }
+    Start { latents: cases.floats("latents"), noise: Some(cases.floats("noise")), negative_noise }
 }
 
 #[test]
@@ -85,7 +87,8 @@ fn image_encoder() {
 #[test]
 fn class_labels() {
     let (model, cases) = unclip();
-    let found = model.image_noise.class_labels(cases.floats("image_embeds"), cases.floats("noise"), 0);
+    let Conditioning::ClassVector { image_noise, .. } = &model.conditioning else { panic!("not unCLIP") };
+    let found = image_noise.class_labels(cases.floats("image_embeds"), cases.floats("noise"), 0);
     assert_close("class labels", found, cases.floats("class_labels"), NETWORK);
 }
 
@@ -109,7 +112,7 @@ fn runs() {
         let options = DecodeOptions { steps, guidance, ..Default::default() };
         let mut seen = 0;
         let latents = model
-            .latents(cases.floats("image_embeds"), None, start(&cases, false), &options, &mut |step| {
+            .latents(embeddings(&cases, "image_embeds"), None, start(&cases, false), &options, &mut |step| {
                 assert_eq!((step.total, step.timestep as i64), (steps + 1, timesteps[seen]));
                 let expected = expected.clone().narrow(0, seen, 1).squeeze_dim::<4>(0);
                 seen += 1;
@@ -128,30 +131,22 @@ fn runs() {
 fn negative_embeddings() {
     let (model, cases) = unclip();
     let options = DecodeOptions { steps: 5, guidance: 10.0, ..Default::default() };
-    let negative = Some(cases.floats("negative_image_embeds"));
+    let negative = Some(embeddings(&cases, "negative_image_embeds"));
     let mut observe = |_: super::denoise::Step<'_, Flex>| ControlFlow::Continue(());
-    let found = model.latents(cases.floats("image_embeds"), negative, start(&cases, true), &options, &mut observe);
+    let found =
+        model.latents(embeddings(&cases, "image_embeds"), negative, start(&cases, true), &options, &mut observe);
     assert_close("negative", found.unwrap(), cases.floats("steps5.guidance10.negative.latents"), RUN);
 }
 
 /// Stable Diffusion 1: convolution projections, epsilon prediction, quick GELU, no class embedding.
 #[test]
 fn stable_diffusion_1() {
-    let (files, cases, device) = (files("sd1"), Cases::open("sd1"), Default::default());
-    let config: TextEncoderConfig = files.sub("text_encoder").json("config.json").unwrap();
-    let weights = files.sub("text_encoder").weights("model.safetensors").unwrap();
-    let encoder = checkpoint::load(config.init::<Flex>(&device), &weights, &text_encoder::KEYS).unwrap();
+    let (files, cases) = (files("sd1"), Cases::open("sd1"));
     let ids = empty_prompt::token_ids(&files.sub("tokenizer"), 77).unwrap();
     assert_eq!(ids, cases.integers("empty_prompt_ids"));
-    let empty = encoder.forward(Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, 77]), &device));
-    assert_close("empty prompt", empty.clone(), cases.floats("empty_prompt_embeds"), NETWORK);
-
-    let (_, unet) = load_unet::<Flex>(&files.sub("unet"), &device).unwrap();
-    let (vae_config, vae) = load_vae::<Flex>(&files.sub("vae"), &device).unwrap();
-    let sampler = Sampler::new(&config::sampler(&files.sub("scheduler"), "scheduler_config.json").unwrap());
-    let condition = |context| Condition { context, class_labels: None };
-    let guidance = Guidance { away_from: condition(empty.repeat_dim(0, 2)), scale: 7.5 };
-    let wanted = condition(cases.floats("prompt_embeds"));
+    let model = Decoder::<Flex>::load(&files, &Default::default()).unwrap();
+    assert_close("empty prompt", model.empty_prompt.clone(), cases.floats("empty_prompt_embeds"), NETWORK);
+    assert_eq!(model.embedding_shape(), [77, 64]);
     let (timesteps, expected) = (cases.integers("timesteps"), cases.floats::<5>("step_latents"));
     let mut observe = |step: super::denoise::Step<'_, Flex>| {
         assert_eq!(step.timestep as i64, timesteps[step.finished - 1]);
@@ -162,9 +157,21 @@ fn stable_diffusion_1() {
         }
         ControlFlow::Continue(())
     };
-    let latents = denoise(&unet, &sampler, wanted, Some(guidance), cases.floats("latents"), 10, &mut observe).unwrap();
-    let image = (vae.decode(latents / vae_config.scaling_factor) / 2.0 + 0.5).clamp(0.0, 1.0);
-    assert_close("image", image, cases.floats::<4>("image").permute([0, 3, 1, 2]), IMAGE);
+    let start = Start { latents: cases.floats("latents"), noise: None, negative_noise: None };
+    let options = DecodeOptions { steps: 10, guidance: 7.5, ..Default::default() };
+    let latents = model.latents(cases.floats("prompt_embeds"), None, start, &options, &mut observe).unwrap();
+    assert_close("image", model.pixels(latents), cases.floats::<4>("image").permute([0, 3, 1, 2]), IMAGE);
+
+    // Negative embeddings take the empty prompt's place.
+    let run = |negative: Option<Tensor<Flex, 3>>| {
+        let options = DecodeOptions { steps: 2, ..options };
+        let progress = &mut |_, _| ControlFlow::Continue(());
+        model.decode(cases.floats("prompt_embeds"), negative, &[0, 1], &options, progress).unwrap()
+    };
+    let empty = run(Some(model.empty_prompt.clone().repeat_dim(0, 2)));
+    assert_close("the empty prompt as a negative", run(None), empty.clone(), 0.0);
+    let other = run(Some(cases.floats::<3>("prompt_embeds").flip([0])));
+    assert!((other - empty).abs().max().into_scalar() > 0.01, "negative embeddings must matter");
 }
 
 /// Euler's steps are DDIM's in another scale, and a caller's choice is what runs.
@@ -181,7 +188,8 @@ fn schedulers_by_name() {
             calls += 1;
             ControlFlow::Continue(())
         };
-        let found = model.latents(cases.floats("image_embeds"), None, start(&cases, false), &options, &mut observe);
+        let found =
+            model.latents(embeddings(&cases, "image_embeds"), None, start(&cases, false), &options, &mut observe);
         (found.unwrap(), calls)
     };
     let differ = |a: &Tensor<Flex, 4>, b: &Tensor<Flex, 4>| (a.clone() - b.clone()).abs().max().into_scalar();
@@ -201,8 +209,8 @@ fn the_scheduler_is_saved() {
     let (mut model, _) = unclip();
     model.sampler = model.sampler.with_scheduler(SchedulerName::DpmSolver).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    model.save(folder.path(), &NoiseScheduleConfig::unclip_embedding(), checkpoint::Dtype::F32).unwrap();
-    let loaded = UnClip::<Flex>::load(&Files::folder(folder.path()), &Default::default()).unwrap();
+    model.save(folder.path(), checkpoint::Dtype::F32).unwrap();
+    let loaded = Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default()).unwrap();
     assert_eq!(loaded.sampler.config(), model.sampler.config());
     let index = std::fs::read_to_string(folder.path().join("model_index.json")).unwrap();
     assert!(index.contains("DPMSolverMultistepScheduler"), "{index}");
@@ -214,11 +222,11 @@ fn batches_do_not_matter() {
     /// Matrix products of another batch size may be summed in another order.
     const ROUNDING: f32 = 1e-4;
     let (model, cases) = unclip();
-    let embeddings: Tensor<Flex, 2> = cases.floats("image_embeds");
-    let negative: Tensor<Flex, 2> = cases.floats("negative_image_embeds");
+    let embeddings = embeddings(&cases, "image_embeds");
+    let negative = self::embeddings(&cases, "negative_image_embeds");
     let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 5, ..Default::default() };
     let decode = |from: usize, count: usize, indices: &[u64]| {
-        let part = |x: &Tensor<Flex, 2>| x.clone().narrow(0, from, count);
+        let part = |x: &Tensor<Flex, 3>| x.clone().narrow(0, from, count);
         let progress = &mut |_, _| ControlFlow::Continue(());
         model.decode(part(&embeddings), Some(part(&negative)), indices, &options, progress).unwrap()
     };
@@ -246,7 +254,7 @@ fn stored_empty_prompt_and_old_keys() {
             std::fs::copy(file.path(), path(part).join(file.file_name())).unwrap();
         }
     }
-    let load = || UnClip::<Flex>::load(&Files::folder(folder.path()), &Default::default());
+    let load = || Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default());
     let error = load().unwrap_err().to_string();
     assert!(error.contains("text_encoder"), "{error}");
 
@@ -276,8 +284,8 @@ fn stored_empty_prompt_and_old_keys() {
 #[test]
 fn interruption_and_arguments() {
     let (model, cases) = unclip();
-    let embeddings: Tensor<Flex, 2> = cases.floats("image_embeds");
-    let decode = |embeddings: Tensor<Flex, 2>, images: &[u64], options: DecodeOptions| {
+    let embeddings = embeddings(&cases, "image_embeds");
+    let decode = |embeddings: Tensor<Flex, 3>, images: &[u64], options: DecodeOptions| {
         model.decode(embeddings, None, images, &options, &mut |finished, _| match finished {
             2 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
@@ -294,6 +302,6 @@ fn interruption_and_arguments() {
         let error = decode(embeddings.clone(), images, options).unwrap_err();
         assert!(matches!(error, Error::Argument { name: found, .. } if found == name), "{error}");
     }
-    let error = decode(embeddings.narrow(1, 0, 10), &[0, 1], short).unwrap_err();
-    assert!(error.to_string().contains("embeddings = [2, 10]"), "{error}");
+    let error = decode(embeddings.narrow(2, 0, 10), &[0, 1], short).unwrap_err();
+    assert!(error.to_string().contains("embeddings = [2, 1, 10]"), "{error}");
 }

@@ -1,7 +1,7 @@
-//! Step 6 of 6: generation embedding `[batch, 1024]` -> image `[batch, 3, height, width]`.
+//! Step 6 of 6: generation embedding `[batch, tokens, dim]` -> image `[batch, 3, height, width]`.
 //!
-//! Source: diffusers 0.20.2 and its `StableUnCLIPImg2ImgPipeline`; every file of this folder names the part that it
-//! follows. [`UnClip`] is the whole step; the files, in the order of its flow:
+//! Source: diffusers 0.20.2 and its pipelines; every file of this folder names the part that it follows.
+//! [`Decoder`] is the whole step; the files, in the order of its flow:
 //!
 //! | file | in -> out |
 //! |---|---|
@@ -47,7 +47,7 @@ pub mod vae;
 pub use blocks::{Downsample, ResnetBlock, Upsample};
 pub use clip_layer::{Activation, ClipLayer};
 pub use denoise::denoise;
-pub use pipeline::{DecodeOptions, Start, UnClip};
+pub use pipeline::{Conditioning, DecodeOptions, Decoder, Start};
 pub use sampler::SchedulerName;
 pub use unet::{UNet, UNetConfig};
 pub use vae::{Vae, VaeConfig};

@@ -1,9 +1,12 @@
-//! The whole step: generation embedding `[batch, 1024]` -> image `[batch, 3, height, width]` in 0 to 1.
+//! The whole step: generation embedding `[batch, tokens, dim]` -> image `[batch, 3, height, width]` in 0 to 1.
 //!
-//! Source: diffusers 0.20.2, `StableUnCLIPImg2ImgPipeline`, as SEED-2 calls it: both prompts are empty, noise level 0.
+//! Source: diffusers 0.20.2. SEED-2 calls `StableUnCLIPImg2ImgPipeline` with one token of 1024 features, empty prompts and
+//! noise level 0; SEED-1 calls `StableDiffusionPipeline` with 77 tokens of 768 features in the place of a prompt.
 //!
-//! 1. Class vectors: the embeddings, noised ([`image_noise`](super::image_noise)). The unconditional vector is zeros;
-//!    negative embeddings take its place, noised with noise of their own.
+//! 1. Conditions. unCLIP: class vectors, the embeddings with a little noise ([`image_noise`](super::image_noise)), and the
+//!    empty prompt as context; the unconditional vector is zeros. Stable Diffusion: the embeddings are the context, the
+//!    unconditional one is the empty prompt. Negative embeddings take the place of the unconditional one, noised with
+//!    noise of their own.
 //! 2. Latents: [`denoise`](super::denoise()).
 //! 3. Pixels: the autoencoder decodes `latents / scaling_factor`; `image / 2 + 0.5`, clamped.
 //!
@@ -57,15 +60,29 @@ impl Default for DecodeOptions {
 pub struct Start<B: Backend> {
     /// Standard normal latents `[batch, 4, height, width]`.
     pub latents: Tensor<B, 4>,
-    /// Standard normal noise of the embeddings `[batch, dim]`.
-    pub noise: Tensor<B, 2>,
-    /// Standard normal noise of the negative embeddings `[batch, dim]`; needed with those only.
+    /// Standard normal noise of the embeddings `[batch, dim]`; needed by unCLIP only.
+    pub noise: Option<Tensor<B, 2>>,
+    /// Standard normal noise of the negative embeddings `[batch, dim]`; needed by unCLIP with those only.
     pub negative_noise: Option<Tensor<B, 2>>,
 }
 
-/// The decoder of SEED-2. The fields are public so that training can put its own networks together.
+/// How the denoiser is told what to draw.
 #[derive(Clone, Debug)]
-pub struct UnClip<B: Backend> {
+pub enum Conditioning<B: Backend> {
+    /// unCLIP, of SEED-2: the generation embedding becomes a class vector.
+    ClassVector {
+        /// Embedding to class vector.
+        image_noise: ImageNoise<B>,
+        /// The schedule that its noise was made from.
+        noising: NoiseScheduleConfig,
+    },
+    /// Stable Diffusion, of SEED-1: the generation embedding is the context of the cross-attention.
+    Context,
+}
+
+/// A diffusion decoder. The fields are public so that training can put its own networks together.
+#[derive(Clone, Debug)]
+pub struct Decoder<B: Backend> {
     /// Sizes of the denoiser.
     pub unet_config: UNetConfig,
     /// The denoiser.
@@ -74,8 +91,8 @@ pub struct UnClip<B: Backend> {
     pub vae_config: VaeConfig,
     /// The autoencoder.
     pub vae: Vae<B>,
-    /// Embedding to class vector.
-    pub image_noise: ImageNoise<B>,
+    /// How the denoiser is told what to draw.
+    pub conditioning: Conditioning<B>,
     /// The sampler.
     pub sampler: Sampler,
     /// The embedding of the empty prompt `[1, words, width]`.
@@ -94,35 +111,34 @@ struct NormalizerConfig {
     embedding_dim: usize,
 }
 
-impl<B: SeedBackend> UnClip<B> {
+impl<B: SeedBackend> Decoder<B> {
     /// Loads a folder in diffusers' layout.
     ///
-    /// Needs `model_index.json`, `unet`, `vae`, `scheduler`, `image_normalizer`, `image_noising_scheduler`, and either
-    /// `empty_prompt.safetensors` or `text_encoder` and `tokenizer`. Anything else is left alone.
+    /// Needs `model_index.json`, `unet`, `vae`, `scheduler`, for unCLIP `image_normalizer` and `image_noising_scheduler`,
+    /// and either `empty_prompt.safetensors` or `text_encoder` and `tokenizer`. Anything else is left alone.
     ///
     /// # Errors
     /// Whatever is missing, broken or not supported, by file and field or key.
     pub fn load(files: &Files, device: &B::Device) -> Result<Self> {
         let index: ModelIndex = files.json("model_index.json")?;
-        if index.class != "StableUnCLIPImg2ImgPipeline" {
-            let reason =
-                format!("_class_name = {:?} is not supported, only \"StableUnCLIPImg2ImgPipeline\"", index.class);
-            return Err(Error::Config { file: files.describe("model_index.json"), reason });
-        }
+        let conditioning = match index.class.as_str() {
+            UNCLIP => load_class_vector(files, device)?,
+            STABLE_DIFFUSION => Conditioning::Context,
+            other => {
+                let reason =
+                    format!("_class_name = {other:?} is not supported, only {UNCLIP:?} and {STABLE_DIFFUSION:?}");
+                return Err(Error::Config { file: files.describe("model_index.json"), reason });
+            }
+        };
         let (unet_config, unet) = load_unet(&files.sub("unet"), device)?;
         let (vae_config, vae) = load_vae(&files.sub("vae"), device)?;
         let sampler = Sampler::new(&config::sampler(&files.sub("scheduler"), SCHEDULER)?);
-        let noising = files.sub("image_noising_scheduler");
-        let noising = checked(&noising, SCHEDULER, &config::DDPM, NoiseScheduleConfig::check)?;
         let model = Self {
             unet_config,
             unet,
             vae_config,
             vae,
-            image_noise: ImageNoise {
-                normalizer: load_normalizer(&files.sub("image_normalizer"), device)?,
-                schedule: NoiseSchedule::new(&noising),
-            },
+            conditioning,
             sampler,
             empty_prompt: empty_prompt::embedding(files, device)?,
         };
@@ -134,11 +150,15 @@ impl<B: SeedBackend> UnClip<B> {
     fn check(&self) -> Result<(), String> {
         let (unet, vae) = (&self.unet_config, &self.vae_config);
         let class_dim = unet.projection_class_embeddings_input_dim.unwrap_or_default();
+        let wanted = match &self.conditioning {
+            Conditioning::ClassVector { image_noise, .. } => 2 * image_noise.normalizer.dim(),
+            Conditioning::Context => 0,
+        };
         let [_, _, width] = self.empty_prompt.dims();
         for (what, left, right) in [
             ("channels into the unet and out of it", unet.in_channels, unet.out_channels),
             ("channels of the unet and latent_channels of the vae", unet.in_channels, vae.latent_channels),
-            ("class vector of the unet and twice the image_normalizer's embedding", class_dim, 2 * self.dim()),
+            ("class vector of the unet and twice the image_normalizer's embedding", class_dim, wanted),
             ("cross_attention_dim of the unet and width of the empty prompt", unet.cross_attention_dim, width),
         ] {
             if left != right {
@@ -148,9 +168,15 @@ impl<B: SeedBackend> UnClip<B> {
         Ok(())
     }
 
-    /// Features of a generation embedding.
-    pub fn dim(&self) -> usize {
-        self.image_noise.normalizer.dim()
+    /// Tokens and features of a generation embedding.
+    pub fn embedding_shape(&self) -> [usize; 2] {
+        match &self.conditioning {
+            Conditioning::ClassVector { image_noise, .. } => [1, image_noise.normalizer.dim()],
+            Conditioning::Context => {
+                let [_, words, width] = self.empty_prompt.dims();
+                [words, width]
+            }
+        }
     }
 
     /// Height and width of the images.
@@ -158,9 +184,9 @@ impl<B: SeedBackend> UnClip<B> {
         self.unet_config.sample_size * self.vae_config.shrink()
     }
 
-    /// Decodes `embeddings` `[batch, dim]` to images `[batch, 3, image_size, image_size]` in 0 to 1.
+    /// Decodes `embeddings` `[batch, tokens, dim]` to images `[batch, 3, image_size, image_size]` in 0 to 1.
     ///
-    /// `negative` `[batch, dim]` are embeddings to move away from. `images` are the indices of the images, which choose
+    /// `negative` `[batch, tokens, dim]` are embeddings to move away from. `images` are the indices of the images, which choose
     /// their random numbers: an image depends on its embeddings, its index and the options, not on its batch. `progress`
     /// is called with the finished and all steps after each; [`ControlFlow::Break`] ends the run.
     ///
@@ -168,13 +194,13 @@ impl<B: SeedBackend> UnClip<B> {
     /// [`Error::Argument`], [`Error::Interrupted`].
     pub fn decode(
         &self,
-        embeddings: Tensor<B, 2>,
-        negative: Option<Tensor<B, 2>>,
+        embeddings: Tensor<B, 3>,
+        negative: Option<Tensor<B, 3>>,
         images: &[u64],
         options: &DecodeOptions,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Tensor<B, 4>> {
-        let [batch, _] = embeddings.dims();
+        let [batch, _, _] = embeddings.dims();
         if images.len() != batch {
             let reason = format!("there must be one index for each of the {batch} embeddings");
             return Err(Error::Argument { name: "images", value: format!("{} indices", images.len()), reason });
@@ -185,10 +211,11 @@ impl<B: SeedBackend> UnClip<B> {
         Ok(self.pixels(latents))
     }
 
-    /// The random tensors of the images with the given indices: latents first, then the embedding's noise, then the
-    /// negative embedding's.
+    /// The random tensors of the images with the given indices: latents first, then for unCLIP the embedding's noise, then
+    /// the negative embedding's.
     pub fn draw(&self, seed: u64, images: &[u64], device: &B::Device) -> Start<B> {
-        let (channels, size, dim) = (self.unet_config.in_channels, self.unet_config.sample_size, self.dim());
+        let (channels, size) = (self.unet_config.in_channels, self.unet_config.sample_size);
+        let [_, dim] = self.embedding_shape();
         let [mut latents, mut noise, mut negative_noise] = [const { Vec::new() }; 3];
         for &image in images {
             let mut random = ImageRandom::new(seed, image);
@@ -197,11 +224,12 @@ impl<B: SeedBackend> UnClip<B> {
             negative_noise.extend(random.normals(dim));
         }
         let batch = images.len();
-        let vectors = |values| Tensor::from_data(TensorData::new(values, [batch, dim]), device);
+        let noised = matches!(self.conditioning, Conditioning::ClassVector { .. });
+        let vectors = |values| noised.then(|| Tensor::from_data(TensorData::new(values, [batch, dim]), device));
         Start {
             latents: Tensor::from_data(TensorData::new(latents, [batch, channels, size, size]), device),
             noise: vectors(noise),
-            negative_noise: Some(vectors(negative_noise)),
+            negative_noise: vectors(negative_noise),
         }
     }
 
@@ -211,27 +239,46 @@ impl<B: SeedBackend> UnClip<B> {
     /// [`Error::Argument`], [`Error::Interrupted`].
     pub fn latents(
         &self,
-        embeddings: Tensor<B, 2>,
-        negative: Option<Tensor<B, 2>>,
+        embeddings: Tensor<B, 3>,
+        negative: Option<Tensor<B, 3>>,
         start: Start<B>,
         options: &DecodeOptions,
         observe: Observer<'_, B>,
     ) -> Result<Tensor<B, 4>> {
         self.check_arguments(&embeddings, negative.as_ref(), &start, options)?;
-        let [batch, dim] = embeddings.dims();
-        let device = embeddings.device();
-        let context = self.empty_prompt.clone().repeat_dim(0, batch); // [batch, words, width]
-        let condition = |labels| Condition { context: context.clone(), class_labels: Some(labels) };
-        let labels = self.image_noise.class_labels(embeddings, start.noise, NOISE_LEVEL); // [batch, 2 * dim]
-        let guidance = (options.guidance > 1.0).then(|| {
-            let labels = match negative.zip(start.negative_noise) {
-                Some((negative, noise)) => self.image_noise.class_labels(negative, noise, NOISE_LEVEL),
-                None => Tensor::zeros([batch, 2 * dim], &device),
-            };
-            Guidance { away_from: condition(labels), scale: options.guidance }
-        });
+        let wanted = self.condition(embeddings, start.noise)?;
+        let guidance = match (options.guidance > 1.0, negative) {
+            (false, _) => None,
+            (true, Some(negative)) => Some(self.condition(negative, start.negative_noise)?),
+            (true, None) => Some(self.unconditional(&wanted)),
+        };
+        let guidance = guidance.map(|away_from| Guidance { away_from, scale: options.guidance });
         let sampler = self.chosen_sampler(options)?;
-        denoise(&self.unet, &sampler, condition(labels), guidance, start.latents, options.steps, observe)
+        denoise(&self.unet, &sampler, wanted, guidance, start.latents, options.steps, observe)
+    }
+
+    /// Step 1: what the denoiser is told by `embeddings` `[batch, tokens, dim]`.
+    fn condition(&self, embeddings: Tensor<B, 3>, noise: Option<Tensor<B, 2>>) -> Result<Condition<B>> {
+        let [batch, _, _] = embeddings.dims();
+        match &self.conditioning {
+            Conditioning::Context => Ok(Condition { context: embeddings, class_labels: None }),
+            Conditioning::ClassVector { image_noise, .. } => {
+                let noise = noise.ok_or_else(|| Error::Argument {
+                    name: "noise",
+                    value: "none".to_owned(),
+                    reason: "embeddings and negative embeddings each need noise of their own".to_owned(),
+                })?;
+                let labels = image_noise.class_labels(embeddings.flatten::<2>(1, 2), noise, NOISE_LEVEL);
+                Ok(Condition { context: self.empty_prompt.clone().repeat_dim(0, batch), class_labels: Some(labels) })
+            }
+        }
+    }
+
+    /// What the denoiser is told without embeddings, for as many images as `wanted`.
+    fn unconditional(&self, wanted: &Condition<B>) -> Condition<B> {
+        let [batch, _, _] = wanted.context.dims();
+        let class_labels = wanted.class_labels.as_ref().map(Tensor::zeros_like);
+        Condition { context: self.empty_prompt.clone().repeat_dim(0, batch), class_labels }
     }
 
     /// Step 3: latents `[batch, 4, height, width]` -> images `[batch, 3, shrink * height, shrink * width]` in 0 to 1.
@@ -246,27 +293,25 @@ impl<B: SeedBackend> UnClip<B> {
 
     fn check_arguments(
         &self,
-        embeddings: &Tensor<B, 2>,
-        negative: Option<&Tensor<B, 2>>,
+        embeddings: &Tensor<B, 3>,
+        negative: Option<&Tensor<B, 3>>,
         start: &Start<B>,
         options: &DecodeOptions,
     ) -> Result<()> {
         let refuse = |name, value: String, reason: String| Err(Error::Argument { name, value, reason });
-        let [batch, dim] = embeddings.dims();
-        if batch == 0 || dim != self.dim() {
-            let reason = format!("it must be [batch, {}] with at least one image", self.dim());
+        let ([batch, tokens, dim], shape) = (embeddings.dims(), self.embedding_shape());
+        if batch == 0 || [tokens, dim] != shape {
+            let reason = format!("it must be [batch, {}, {}] with at least one image", shape[0], shape[1]);
             return refuse("embeddings", format!("{:?}", embeddings.dims()), reason);
         }
         if let Some(negative) = negative
-            && negative.dims() != [batch, dim]
+            && negative.dims() != [batch, tokens, dim]
         {
-            return refuse("negative", format!("{:?}", negative.dims()), format!("it must be [{batch}, {dim}]"));
+            let reason = format!("it must be [{batch}, {tokens}, {dim}]");
+            return refuse("negative", format!("{:?}", negative.dims()), reason);
         }
-        let noises = [Some(&start.noise), start.negative_noise.as_ref()];
-        if negative.is_some() && start.negative_noise.is_none() {
-            return refuse("negative_noise", "none".into(), "negative embeddings need noise of their own".into());
-        }
-        if let Some(noise) = noises.into_iter().flatten().find(|noise| noise.dims() != [batch, dim]) {
+        let mut noises = [&start.noise, &start.negative_noise].into_iter().flatten();
+        if let Some(noise) = noises.find(|noise| noise.dims() != [batch, dim]) {
             return refuse("noise", format!("{:?}", noise.dims()), format!("it must be [{batch}, {dim}]"));
         }
         let [images, channels, _, _] = start.latents.dims();
@@ -289,6 +334,11 @@ impl<B: SeedBackend> UnClip<B> {
         }
     }
 }
+
+/// Class of a decoder's folder that takes class vectors.
+pub(super) const UNCLIP: &str = "StableUnCLIPImg2ImgPipeline";
+/// Class of a decoder's folder that takes contexts.
+pub(super) const STABLE_DIFFUSION: &str = "StableDiffusionPipeline";
 
 const MODEL: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
@@ -326,6 +376,14 @@ pub fn load_vae<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(Va
     let weights = config::weights(files, WEIGHTS)?;
     let vae = checkpoint::load(config.init(device), &weights, vae::keys_of(&weights))?;
     Ok((config, vae))
+}
+
+fn load_class_vector<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<Conditioning<B>> {
+    let noising = files.sub("image_noising_scheduler");
+    let noising: NoiseScheduleConfig = checked(&noising, SCHEDULER, &config::DDPM, NoiseScheduleConfig::check)?;
+    let normalizer = load_normalizer(&files.sub("image_normalizer"), device)?;
+    let image_noise = ImageNoise { normalizer, schedule: NoiseSchedule::new(&noising) };
+    Ok(Conditioning::ClassVector { image_noise, noising })
 }
 
 fn load_normalizer<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<ImageNormalizer<B>> {

@@ -1,4 +1,4 @@
-//! A decoder to a folder in diffusers' layout, which [`UnClip::load`] and diffusers read.
+//! A decoder to a folder in diffusers' layout, which [`Decoder::load`] and diffusers read.
 
 use std::path::Path;
 
@@ -7,8 +7,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde_json::{Value, json};
 
 use super::empty_prompt;
-use super::pipeline::UnClip;
-use super::schedule::NoiseScheduleConfig;
+use super::pipeline::{Conditioning, Decoder, STABLE_DIFFUSION, UNCLIP};
 use crate::atomic;
 use crate::checkpoint::{self, Dtype, KeyTable};
 use crate::error::{Error, Result};
@@ -22,37 +21,40 @@ struct EmptyPrompt<B: Backend> {
     empty_prompt_embeds: Param<Tensor<B, 3>>,
 }
 
-impl<B: SeedBackend> UnClip<B> {
-    /// Writes every part into `folder`; `model_index.json` last, so that a folder with one is whole. `noising` is the
-    /// configuration that the noise of embeddings was made from.
+impl<B: SeedBackend> Decoder<B> {
+    /// Writes every part into `folder`; `model_index.json` last, so that a folder with one is whole.
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::TensorValue`] for weights that `dtype` cannot hold.
-    pub fn save(&self, folder: &Path, noising: &NoiseScheduleConfig, dtype: Dtype) -> Result<()> {
+    pub fn save(&self, folder: &Path, dtype: Dtype) -> Result<()> {
         let unet = part(folder, "unet")?;
         write_json(&unet.join("config.json"), &to_json(&self.unet_config))?;
         checkpoint::save(&self.unet, &unet.join(WEIGHTS), &KeyTable::EXACT, dtype)?;
         let vae = part(folder, "vae")?;
         write_json(&vae.join("config.json"), &to_json(&self.vae_config))?;
         checkpoint::save(&self.vae, &vae.join(WEIGHTS), &super::vae::KEYS, dtype)?;
-        let normalizer = part(folder, "image_normalizer")?;
-        let config = json!({ "_class_name": "StableUnCLIPImageNormalizer", "embedding_dim": self.dim() });
-        write_json(&normalizer.join("config.json"), &config)?;
-        checkpoint::save(&self.image_noise.normalizer, &normalizer.join(WEIGHTS), &KeyTable::EXACT, dtype)?;
         write_json(&part(folder, "scheduler")?.join("scheduler_config.json"), &to_json(self.sampler.config()))?;
-        let mut noising = to_json(noising);
-        noising["_class_name"] = Value::from("DDPMScheduler");
-        write_json(&part(folder, "image_noising_scheduler")?.join("scheduler_config.json"), &noising)?;
         let prompt = EmptyPrompt { empty_prompt_embeds: Param::from_tensor(self.empty_prompt.clone()) };
         checkpoint::save(&prompt, &folder.join(empty_prompt::FILE), &KeyTable::EXACT, dtype)?;
-        let index = json!({
-            "_class_name": "StableUnCLIPImg2ImgPipeline",
-            "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"],
-            "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
+        let mut index = json!({
+            "_class_name": STABLE_DIFFUSION,
             "scheduler": ["diffusers", self.sampler.config().scheduler.class()],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         });
+        if let Conditioning::ClassVector { image_noise, noising } = &self.conditioning {
+            let normalizer = part(folder, "image_normalizer")?;
+            let dim = image_noise.normalizer.dim();
+            let config = json!({ "_class_name": "StableUnCLIPImageNormalizer", "embedding_dim": dim });
+            write_json(&normalizer.join("config.json"), &config)?;
+            checkpoint::save(&image_noise.normalizer, &normalizer.join(WEIGHTS), &KeyTable::EXACT, dtype)?;
+            let mut noising = to_json(noising);
+            noising["_class_name"] = Value::from("DDPMScheduler");
+            write_json(&part(folder, "image_noising_scheduler")?.join("scheduler_config.json"), &noising)?;
+            index["_class_name"] = Value::from(UNCLIP);
+            index["image_normalizer"] = json!(["stable_diffusion", "StableUnCLIPImageNormalizer"]);
+            index["image_noising_scheduler"] = json!(["diffusers", "DDPMScheduler"]);
+        }
         write_json(&folder.join("model_index.json"), &index)
     }
 }

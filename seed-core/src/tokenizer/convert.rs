@@ -19,7 +19,9 @@ use serde::Serialize;
 use crate::{
     atomic,
     checkpoint::{self, Dtype, Files, Made, Weights},
+    detokenizer::Head,
     device::{DType, Device, OnBackend},
+    diffusion::Decoder,
     error::{Error, Result},
     eva_vit::resize_positions,
     nn::SeedBackend,
@@ -27,7 +29,7 @@ use crate::{
 };
 
 use super::{
-    BundleConfig, DecodeDefaults, FORMAT, SeedConfig, SeedNetwork,
+    BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, SeedNetwork,
     layout::{self, Shapes},
 };
 
@@ -111,7 +113,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     model.validate(&all)?;
     let interpolated_from = (model.image_size != found.image_size).then_some(found.image_size);
 
-    let needed = Device::Cpu.run(DType::F32, Expected(&model));
+    let needed = keys_and_shapes(&model);
     let known = |key: &String| needed.contains_key(key) || layout::ignored(key, &model).is_some();
     let missing: Vec<String> = needed.keys().filter(|key| !sources.contains_key(*key)).cloned().collect();
     let unused: Vec<String> = sources.keys().filter(|key| !known(key)).cloned().collect();
@@ -152,12 +154,16 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
         interpolated_from,
         files: paths.iter().zip(&files).map(|(path, weights)| account(path, weights)).collect::<Result<_>>()?,
     };
+    let shape = [model.generation_tokens(), model.generation_dim];
     let bundle = BundleConfig {
         format: FORMAT,
         name: options.name.clone(),
         provenance: format!("converted from {all}"),
         preprocess: Preset::Seed,
-        decode: DecodeDefaults::default(),
+        decode: match model.head {
+            Head::Text => DecodeDefaults { steps: 50, guidance: 7.5 }, // as SEED-1 decodes
+            Head::Mlp | Head::Qformer => DecodeDefaults::default(),
+        },
         weights_sha256: None, // of what is written
         model,
         contrast: None,
@@ -165,6 +171,9 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.to_owned(), source })?;
     let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
     atomic::write(&out.join(REPORT), &report)?;
+    if let Some(folder) = &options.decoder {
+        Device::Cpu.run(DType::F32, CopyDecoder { folder, out, shape, dtype: options.dtype })?;
+    }
     bundle.save_tensors(out, tensors, options.dtype)?;
     Ok(conversion)
 }
@@ -204,7 +213,38 @@ fn interpolated<'a>(source: &'a Source<'_>, found: &SeedConfig, model: &SeedConf
     Made { shape: vec![1, 1 + to * to, width], values: Box::new(values) }
 }
 
-/// Keys and shapes of a bundle of these sizes.
+/// A decoder's folder, read and written in another dtype, with the empty prompt's embedding in the place of its text
+/// encoder.
+struct CopyDecoder<'a> {
+    folder: &'a Path,
+    out: &'a Path,
+    /// Tokens and features of the model's generation embedding.
+    shape: [usize; 2],
+    dtype: Dtype,
+}
+
+impl OnBackend for CopyDecoder<'_> {
+    type Output = Result<()>;
+
+    fn run<B: SeedBackend>(self, device: B::Device) -> Result<()> {
+        let decoder = Decoder::<B>::load(&Files::folder(self.folder), &device)?;
+        let (made, taken) = (self.shape, decoder.embedding_shape());
+        if made != taken {
+            let reason = format!(
+                "it takes embeddings of {taken:?} tokens and features and the model makes {made:?}; they do not belong together"
+            );
+            return Err(Error::Config { file: self.folder.display().to_string(), reason });
+        }
+        decoder.save(&self.out.join(DECODER), self.dtype)
+    }
+}
+
+/// Keys and shapes of a bundle of these sizes, which must be possible.
+pub(super) fn keys_and_shapes(model: &SeedConfig) -> Shapes {
+    Device::Cpu.run(DType::F32, Expected(model))
+}
+
+/// As [`keys_and_shapes`], on a backend: nothing is initialized.
 struct Expected<'a>(&'a SeedConfig);
 
 impl OnBackend for Expected<'_> {

@@ -21,7 +21,7 @@ use crate::{
     codes::Codes,
     contrast::{Contrast, ContrastConfig},
     device::{DType, Device, OnBackend},
-    diffusion::{DecodeOptions, UnClip},
+    diffusion::{DecodeOptions, Decoder},
     error::{Error, Result},
     nn::SeedBackend,
     pixels::{self, Preprocessor, Preset, RgbImage},
@@ -216,7 +216,7 @@ pub struct Tokenizer<B: SeedBackend> {
     device: B::Device,
     network: SeedNetwork<B>,
     contrast: Lazy<Contrast<B>>,
-    decoder: Lazy<UnClip<B>>,
+    decoder: Lazy<Decoder<B>>,
 }
 
 impl<B: SeedBackend> Tokenizer<B> {
@@ -261,7 +261,7 @@ impl<B: SeedBackend> Tokenizer<B> {
     ///
     /// # Errors
     /// As [`SeedTokenizer::decode_with`].
-    pub fn decoder(&self) -> Result<&UnClip<B>> {
+    pub fn decoder(&self) -> Result<&Decoder<B>> {
         self.decoder.get(|| {
             if !self.has_decoder() {
                 let reason = format!(
@@ -270,12 +270,13 @@ impl<B: SeedBackend> Tokenizer<B> {
                 return Err(Error::MissingPart { part: "diffusion decoder", reason });
             }
             let files = self.files.sub(DECODER);
-            let decoder = UnClip::load(&files, &self.device)?;
-            let (made, taken) = (self.config.model.generation_dim, decoder.dim());
+            let decoder = Decoder::load(&files, &self.device)?;
+            let model = &self.config.model;
+            let (made, taken) = ([model.generation_tokens(), model.generation_dim], decoder.embedding_shape());
             if made != taken {
                 let file = files.describe("model_index.json");
                 let reason = format!(
-                    "this decoder takes embeddings of {taken} features and the model makes {made}; they do not belong together"
+                    "this decoder takes embeddings of {taken:?} tokens and features and the model makes {made:?}; they do not belong together"
                 );
                 return Err(Error::Config { file, reason });
             }
@@ -421,7 +422,7 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
             let range = batch * at_once..codes.batch().min((batch + 1) * at_once);
             let codes = codes.slice(range.clone());
             let streams: Vec<u64> = codes.streams().collect();
-            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes)).flatten::<2>(1, 2);
+            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes));
             let away = negative.map(|negative| match negative.batch() {
                 1 => embed(negative).repeat_dim(0, range.len()),
                 _ => embed(&negative.slice(range.clone())),
@@ -435,7 +436,7 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     }
 
     fn decoded_size(&self) -> Result<Option<usize>> {
-        self.has_decoder().then(|| self.decoder().map(UnClip::image_size)).transpose()
+        self.has_decoder().then(|| self.decoder().map(Decoder::image_size)).transpose()
     }
 
     fn image_embeddings(&self, images: &[RgbImage]) -> Result<Embeddings> {

@@ -9,8 +9,10 @@ mod convert;
 mod facade;
 mod layout;
 mod network;
+mod random;
 
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
 pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
 pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
 pub use network::{SeedConfig, SeedNetwork};
+pub use random::random_bundle;

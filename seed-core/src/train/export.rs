@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use crate::{
     checkpoint::Dtype,
     diffusion::{
-        UNet, UNetConfig, UnClip, Vae, VaeConfig,
+        Conditioning, Decoder, UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer},
         sampler::{Prediction, Sampler, SamplerConfig},
         schedule::{NoiseSchedule, NoiseScheduleConfig},
@@ -51,17 +51,20 @@ pub(super) fn decoder<B: SeedBackend>(
     device: &B::Device,
 ) -> Result<()> {
     let noising = NoiseScheduleConfig::unclip_embedding();
-    let decoder = UnClip {
+    let decoder = Decoder {
         empty_prompt: Tensor::zeros([1, 1, parts.unet_config.cross_attention_dim], device),
         unet_config: parts.unet_config,
         unet: parts.unet,
         vae_config: parts.vae_config,
         vae: parts.vae,
-        image_noise: ImageNoise {
-            normalizer: ImageNormalizer::identity(recipe.model.generation_dim, device),
-            schedule: NoiseSchedule::new(&noising),
+        conditioning: Conditioning::ClassVector {
+            image_noise: ImageNoise {
+                normalizer: ImageNormalizer::identity(recipe.model.generation_dim, device),
+                schedule: NoiseSchedule::new(&noising),
+            },
+            noising,
         },
         sampler: Sampler::new(&SamplerConfig::stable_diffusion(Prediction::VPrediction)),
     };
-    decoder.save(&folder.join(DECODER), &noising, Dtype::F16)
+    decoder.save(&folder.join(DECODER), Dtype::F16)
 }
