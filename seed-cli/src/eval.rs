@@ -138,13 +138,14 @@ fn retrieval_text(table: &Retrieval) -> String {
 fn usage_text(usage: &CodeUsage) -> String {
     let bits = usage.position_bits.iter().map(|bits| format!("{bits:.2}")).collect::<Vec<_>>().join(" ");
     format!(
-        "Codes of {} held-out scenes\n\n| codebook | used | usage % | perplexity |\n|---|---|---|---|\n\
-         | {} | {} | {} | {:.1} |\n\nEntropy of each position, in bits: {bits}",
+        "Codes of {} held-out scenes\n\n| codebook | used | usage % | perplexity | different codes an image |\n|---|---|---|---|---|\n\
+         | {} | {} | {} | {:.1} | {:.1} |\n\nEntropy of each position, in bits: {bits}",
         usage.images,
         usage.codebook_size,
         usage.used,
         percent(usage.usage),
-        usage.perplexity
+        usage.perplexity,
+        usage.distinct_per_image
     )
 }
 

@@ -23,19 +23,19 @@ fn captions_are_found_from_codes() {
     assert!(usage.usage >= 0.5, "{} of {} codes", usage.used, usage.codebook_size);
 }
 
-/// Mean cosine of the image embeddings of originals and reconstructions; unrelated images have about 0. The decoder is
-/// young (see the model card): this notices when it stops listening to the codes, it does not say that it draws well.
-const SIMILARITY: f64 = 0.15;
+/// Share of the reconstructions whose nearest original is their own, among [`RECONSTRUCTED`]; chance is 4 %. The card's
+/// figure is of 1,000 scenes, which is harder.
+const NEAREST: f64 = 0.6;
 
 #[test]
-fn images_come_back_related_to_themselves() {
+fn images_come_back_as_themselves() {
     let seed = bundled();
     let data = eval::held_out(RECONSTRUCTED, 12, seed.config().model.image_size as u32);
     let options = seed.decode_options();
     let result =
         eval::reconstruction(seed.as_ref(), &data.images, &options, &mut |_, _| std::ops::ControlFlow::Continue(()))
             .unwrap();
-    assert!(result.similarity >= SIMILARITY, "{result:?}");
+    assert!(result.nearest_original.at_1 >= NEAREST, "{result:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! How much of the codebook is used, and how evenly.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::codes::Codes;
@@ -17,6 +19,9 @@ pub struct CodeUsage {
     pub usage: f64,
     /// `exp` of the entropy of the codes, between 1 and `codebook_size`.
     pub perplexity: f64,
+    /// Mean number of different codes among those of one image: near 1 when the tokens of an image all say the same, which
+    /// neither usage nor entropies show.
+    pub distinct_per_image: f64,
     /// Entropy of the codes at each position, in bits.
     pub position_bits: Vec<f64>,
 }
@@ -37,6 +42,10 @@ pub fn code_usage(codes: &Codes) -> CodeUsage {
         used,
         usage: used as f64 / codes.codebook_size() as f64,
         perplexity: entropy(&all).exp(),
+        distinct_per_image: {
+            let distinct = |row: &[u16]| row.iter().collect::<BTreeSet<_>>().len();
+            codes.rows().map(distinct).sum::<usize>() as f64 / codes.batch().max(1) as f64
+        },
         position_bits: (0..codes.tokens()).map(|i| entropy(&position(i)) / std::f64::consts::LN_2).collect(),
     }
 }
@@ -58,6 +67,7 @@ mod tests {
         let usage = code_usage(&codes);
         assert_eq!((usage.images, usage.used, usage.usage), (4, 4, 0.5));
         assert_eq!(usage.position_bits, [0.0, 2.0]);
+        assert_eq!(usage.distinct_per_image, (2 + 2 + 2 + 1) as f64 / 4.0);
         // Shares 5/8 and three times 1/8.
         let nats = -(0.625f64 * 0.625f64.ln() + 3.0 * 0.125 * 0.125f64.ln());
         assert!((usage.perplexity - nats.exp()).abs() < 1e-12);
