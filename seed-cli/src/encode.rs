@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// Add how much farther the runner-up of each code is, in squared distance; small margins may flip on other devices
     #[arg(long, requires = "json")]
     margins: bool,
-    /// The inputs are safetensors files of images that are pixels already: a float tensor "pixels" of
-    /// [images, 3, size, size], normalized. Lines name them FILE[0], FILE[1] ...
+    /// The inputs are safetensors files of images that are normalized pixels already: a float tensor "pixels", images x 3 x
+    /// size x size. Lines name them by file and number
     #[arg(long, conflicts_with = "preprocess")]
     pixels: bool,
     /// Images that are encoded at a time

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Branch, tag or commit
     #[arg(long, value_name = "REVISION", default_value = MAIN)]
     revision: String,
-    /// Address of the hub [default: HF_ENDPOINT, or https://huggingface.co]
+    /// Address of the hub [default: HF_ENDPOINT, or huggingface.co]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Folder for what is fetched [default: HF_HUB_CACHE, or ~/.cache/huggingface/hub]

@@ -1,4 +1,4 @@
-//! How freed memory is kept for reuse, and how much was taken at most.
+//! How freed memory is kept for reuse.
 
 /// Keeps freed memory. Tensors are large, and there are thousands a second: by default glibc maps each from the system
 /// and gives it back, which takes three times the system time in training. (mimalloc, which gives memory back after some
@@ -18,11 +18,3 @@ pub(crate) fn keep() {
 /// Other systems keep memory as they see fit.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn keep() {}
-
-/// Most bytes of this process that were in memory at any time so far, where the system counts them.
-pub(crate) fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}

@@ -68,6 +68,7 @@ pub struct Start<B: Backend> {
 
 /// How the denoiser is told what to draw.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one a decoder
 pub enum Conditioning<B: Backend> {
     /// unCLIP, of SEED-2: the generation embedding becomes a class vector.
     ClassVector {
