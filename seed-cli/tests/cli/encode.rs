@@ -9,6 +9,7 @@ use std::{
 
 use seed_core::codes;
 use serde_json::Value;
+use sha2::Digest as _;
 
 use crate::world::{World, done, ends, fails, feed, interrupt, program, scene, text};
 
@@ -41,6 +42,46 @@ fn json_lines_hold_the_same() {
         assert_eq!(format!("{}\t{}", object["path"].as_str().unwrap(), row.join(" ")), line);
     }
     assert_eq!(text(&output.stdout).lines().count(), 2);
+}
+
+#[test]
+fn json_lines_say_what_made_them() {
+    let world = World::new();
+    let paths = world.images(2);
+    let lines = |options: &[&str]| -> Vec<Value> {
+        let output = done(world.seed("encode").arg("--json").args(options).args(&paths));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let plain = lines(&[]);
+    let made = &plain[0]["tokenizer"];
+    assert_eq!((&made["model"], &made["preprocess"]), (&Value::from("golden"), &Value::from("seed")));
+    assert_eq!((&made["device"], &made["dtype"]), (&Value::from("cpu"), &Value::from("f32")));
+    assert_eq!(made["version"], env!("CARGO_PKG_VERSION"));
+    let bytes = fs::read(world.path("bundle/model.safetensors")).unwrap();
+    let hash: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(made["weights"], hash);
+    assert_eq!(lines(&["--preprocess", "seed-scripts"])[0]["tokenizer"]["preprocess"], "seed-scripts");
+
+    assert!(plain[0].get("margins").is_none());
+    for (line, plain) in lines(&["--margins"]).iter().zip(&plain) {
+        assert_eq!(line["codes"], plain["codes"]);
+        let margins: Vec<f64> = line["margins"].as_array().unwrap().iter().map(|m| m.as_f64().unwrap()).collect();
+        assert!(margins.len() == 32 && margins.iter().all(|&margin| margin >= 0.0), "{margins:?}");
+        assert!(margins.iter().any(|&margin| margin > 0.0));
+    }
+    fails(world.seed("encode").arg("--margins").args(&paths), 2, &["--json"]);
+}
+
+#[test]
+fn pixels_of_another_size_are_refused() {
+    let world = World::new();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+    let encode = |file: &str, words: &[&str]| {
+        fails(world.seed("encode").args(["--pixels", &format!("{golden}/{file}")]), 1, words);
+    };
+    encode("seed2-mlp/model.safetensors", &["no tensor \"pixels\""]);
+    encode("seed2-mlp/config.json", &["config.json"]);
+    encode("absent.safetensors", &["absent.safetensors"]);
 }
 
 #[test]

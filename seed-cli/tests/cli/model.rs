@@ -31,6 +31,20 @@ fn inspect_counts_every_weight_and_tests_itself() {
 }
 
 #[test]
+fn inspect_notices_changed_weights() {
+    let world = World::new();
+    let path = world.path("bundle/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let facts: Value = serde_json::from_slice(&done(world.seed("inspect").arg("--json")).stdout).unwrap();
+    config["weights_sha256"] = facts["weights_sha256"].clone();
+    fs::write(&path, config.to_string()).unwrap();
+    done(&mut world.seed("inspect"));
+    config["weights_sha256"] = Value::from("0".repeat(64));
+    fs::write(&path, config.to_string()).unwrap();
+    fails(&mut world.seed("inspect"), 1, &["model.safetensors", "SHA-256", "changed or damaged"]);
+}
+
+#[test]
 fn scenes_follow_from_the_seed() {
     let world = World::new();
     let scenes = |out: &str, options: &[&str]| {
