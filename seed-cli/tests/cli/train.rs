@@ -125,6 +125,26 @@ fn a_recipe_becomes_a_model() {
 }
 
 #[test]
+fn stages_trained_apart_make_the_same_model() {
+    let world = World::new();
+    world.recipe(2);
+    let train =
+        |out: &str, options: &[&str]| text(&done(world.train().args(["--out", out, "--resume"]).args(options)).stdout);
+    assert_eq!(train("whole", &[]), "whole/bundle\n");
+    assert_eq!(train("apart", &["--until", "vae"]), "apart/vae\n");
+    assert!(world.path("apart/vae/scenes.png").is_file(), "what the autoencoder alone makes of scenes");
+    assert_eq!(train("apart", &["--until", "vision"]), "apart/vision\n");
+    assert_eq!(train("apart", &["--until", "stage2"]), "apart/bundle\n");
+    assert!(!world.path("apart/bundle/decoder").exists());
+    assert_eq!(train("apart", &[]), "apart/bundle\n");
+    for file in ["model.safetensors", "decoder/vae/diffusion_pytorch_model.safetensors", "decoder/unet/config.json"] {
+        let read = |run: &str| fs::read(world.path(run).join("bundle").join(file)).unwrap();
+        assert!(read("apart") == read("whole"), "{file}");
+    }
+    fails(world.train().args(["--until", "end"]), 2, &["vision, stage1, stage2, vae, decoder"]);
+}
+
+#[test]
 fn an_interrupted_run_goes_on_where_it_stopped() {
     let world = World::new();
     world.recipe(1_000_000);
