@@ -4,15 +4,15 @@ use std::{io::Write as _, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
 use seed_core::{
-    DType, Device, Model,
+    Codes, DType, DecodeOptions, Device, Model,
     checkpoint::Dtype,
-    tokenizer::{SeedConfig, random_bundle},
+    tokenizer::{SeedConfig, random_bundle, random_decoder},
 };
 use serde_json::json;
 
 use crate::{options::Global, outcome::Outcome, progress::Progress};
 
-/// Measure encoding with a model of a released size and random weights.
+/// Measure a model of a released size with random weights.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "The weights are written to a temporary folder (2.3 GB in half precision), read as any model is, and removed again.
@@ -20,7 +20,8 @@ Peak memory is that of the whole process.
 
 Examples:
   seed bench --preset seed-2
-  seed bench --preset seed-2 --batch-size 1 --rounds 5 --json"
+  seed bench --preset seed-2 --batch-size 1 --rounds 5 --json
+  seed bench --preset decoder --steps 2"
 )]
 pub(crate) struct Args {
     /// Sizes of the model
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Batches that are measured, after one that is not
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = crate::options::positive)]
     rounds: usize,
+    /// Sampling steps of the decoder, which decodes one image with guidance
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::options::positive)]
+    steps: usize,
     /// Device to compute on
     #[arg(long, default_value_t)]
     device: Device,
@@ -52,12 +56,15 @@ enum Preset {
     Seed2,
     #[value(name = "seed-1")]
     Seed1,
+    /// SEED-2's diffusion decoder, 768 x 768 pixels, behind an encoder of one block
+    Decoder,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let (name, config) = match args.preset {
         Preset::Seed2 => ("seed-2", SeedConfig::seed_2()),
         Preset::Seed1 => ("seed-1", SeedConfig::seed_1()),
+        Preset::Decoder => ("decoder", SeedConfig { vit_depth: 1, qformer_depth: 1, ..SeedConfig::seed_2() }),
     };
     let scratch = match &args.scratch {
         Some(folder) => tempfile::tempdir_in(folder),
@@ -67,6 +74,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let bundle = scratch.path().join(name);
     global.note(|| format!("writing random weights of {name} to {}", bundle.display()));
     random_bundle(&config, 0, Dtype::F16, &bundle)?;
+    if matches!(args.preset, Preset::Decoder) {
+        random_decoder(Dtype::F16, &bundle)?;
+        return decode(args, bundle, global);
+    }
 
     let start = Instant::now();
     let tokenizer = seed_core::open(&Model::Folder(bundle), args.device, args.dtype, None)?;
@@ -106,8 +117,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let text = if args.json {
         serde_json::to_string_pretty(&result)?
     } else {
-        let gigabytes =
-            |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |b| format!("{:.2} GB", b as f64 / 1e9));
         format!(
             "{name}, {:.2} billion parameters, {} in {}, {} threads\n\
              load         {load:.1} s\n\
@@ -129,6 +138,63 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(Outcome::Done)
+}
+
+/// One image through the decoder. Its weights were drawn and written by this process, so that the peak is not below theirs.
+fn decode(args: &Args, bundle: PathBuf, global: &Global) -> anyhow::Result<Outcome> {
+    let written = peak();
+    let tokenizer = seed_core::open(&Model::Folder(bundle), args.device, args.dtype, None)?;
+    let start = Instant::now();
+    let size = tokenizer.decoded_size()?.context("the bundle has no decoder")?;
+    let load = start.elapsed().as_secs_f64();
+    let codes = Codes::from_rows([vec![0u16; 32]], 32, tokenizer.config().model.codebook_size)?;
+    let options = DecodeOptions { steps: args.steps, ..DecodeOptions::default() };
+    let progress = Progress::new(args.steps + 1, "steps", global);
+    let (start, mut ends) = (Instant::now(), Vec::new());
+    tokenizer.decode_with(&codes, None, &options, &mut |_, _| {
+        ends.push(start.elapsed().as_secs_f64());
+        progress.advance(1);
+        std::ops::ControlFlow::Continue(())
+    })?;
+    let all = start.elapsed().as_secs_f64();
+    drop(progress);
+    let denoised = ends.last().copied().unwrap_or_default();
+    let (step, autoencoder) = (denoised / ends.len().max(1) as f64, all - denoised);
+    let result = json!({
+        "preset": "decoder",
+        "image_size": size,
+        "guidance": options.guidance,
+        "device": args.device.to_string(),
+        "dtype": args.dtype.to_string(),
+        "threads": rayon::current_num_threads(),
+        "load_s": load,
+        "network_calls": ends.len(),
+        "step_s": step,
+        "autoencoder_s": autoencoder,
+        "peak_bytes_before": written,
+        "peak_bytes": peak(),
+    });
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&result)?,
+        false => format!(
+            "decoder, {size} x {size} pixels, guidance {}, {} in {}, {} threads\n\
+             load         {load:.1} s\n\
+             step         {step:.1} s\n\
+             autoencoder  {autoencoder:.1} s\n\
+             peak memory  {}",
+            options.guidance,
+            args.device,
+            args.dtype,
+            rayon::current_num_threads(),
+            gigabytes(peak()),
+        ),
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(Outcome::Done)
+}
+
+fn gigabytes(bytes: Option<u64>) -> String {
+    bytes.map_or("unknown".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9))
 }
 
 /// Most bytes of this process that were in memory at any time so far, where the system counts them.

@@ -24,7 +24,7 @@ use super::denoise::{Condition, Guidance, Observer, denoise};
 use super::empty_prompt;
 use super::image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL};
 use super::random::ImageRandom;
-use super::sampler::{Sampler, SchedulerName};
+use super::sampler::{Prediction, Sampler, SamplerConfig, SchedulerName};
 use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
 use super::unet::{UNet, UNetConfig};
 use super::vae::{self, Vae, VaeConfig};
@@ -113,6 +113,26 @@ struct NormalizerConfig {
 }
 
 impl<B: SeedBackend> Decoder<B> {
+    /// The decoder of SEED-2 (unCLIP 2.1, 768 pixels) with random weights, which are drawn when they are first needed.
+    pub fn unclip_768(device: &B::Device) -> Self {
+        let (unet_config, vae_config) = (UNetConfig::unclip_768(), VaeConfig::stable_diffusion());
+        let dim = unet_config.projection_class_embeddings_input_dim.unwrap_or_default() / 2;
+        let noising = NoiseScheduleConfig::unclip_embedding();
+        let normalizer = ImageNormalizer::identity(dim, device);
+        Self {
+            unet: unet_config.init(device),
+            vae: vae_config.init(device),
+            conditioning: Conditioning::ClassVector {
+                image_noise: ImageNoise { normalizer, schedule: NoiseSchedule::new(&noising) },
+                noising,
+            },
+            sampler: Sampler::new(&SamplerConfig::stable_diffusion(Prediction::VPrediction)),
+            empty_prompt: Tensor::zeros([1, 77, unet_config.cross_attention_dim], device),
+            unet_config,
+            vae_config,
+        }
+    }
+
     /// Loads a folder in diffusers' layout.
     ///
     /// Needs `model_index.json`, `unet`, `vae`, `scheduler`, for unCLIP `image_normalizer` and `image_noising_scheduler`,

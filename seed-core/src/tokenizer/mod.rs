@@ -15,4 +15,4 @@ pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
 pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
 pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
 pub use network::{SeedConfig, SeedNetwork};
-pub use random::random_bundle;
+pub use random::{random_bundle, random_decoder};

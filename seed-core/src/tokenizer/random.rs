@@ -7,11 +7,14 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     checkpoint::{Dtype, Made},
+    device::{DType, Device, OnBackend},
+    diffusion::Decoder,
     error::{Error, Result},
+    nn::SeedBackend,
     pixels::Preset,
 };
 
-use super::{BundleConfig, DecodeDefaults, FORMAT, SeedConfig, convert::keys_and_shapes};
+use super::{BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, convert::keys_and_shapes};
 
 /// Writes a bundle of `config`'s sizes with weights drawn from `seed`. One tensor at a time is in memory.
 ///
@@ -47,6 +50,22 @@ pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path
     bundle.save_tensors(folder, tensors, dtype)
 }
 
+/// Adds SEED-2's decoder with random weights to a bundle, whose generation embedding must have 1024 features.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn random_decoder(dtype: Dtype, bundle: &Path) -> Result<()> {
+    struct Write<'a>(&'a Path, Dtype);
+    impl OnBackend for Write<'_> {
+        type Output = Result<()>;
+
+        fn run<B: SeedBackend>(self, device: B::Device) -> Result<()> {
+            Decoder::<B>::unclip_768(&device).save(&self.0.join(DECODER), self.1)
+        }
+    }
+    Device::Cpu.run(DType::F32, Write(bundle, dtype))
+}
+
 /// `count` numbers between `-bound` and `bound`, from a stream of their own.
 fn uniform(seed: u64, stream: u64, count: usize, bound: f32) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -59,7 +78,7 @@ fn uniform(seed: u64, stream: u64, count: usize, bound: f32) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::{
-        DType, Device, Model,
+        Model,
         detokenizer::Head,
         scenes::{Scene, Split},
     };
