@@ -1,16 +1,16 @@
 //! `seed bench`: how fast a model of a released size is here, and what memory it takes, without a download.
 
-use std::{io::Write as _, path::PathBuf, time::Instant};
+use std::{io::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
 use seed_core::{
-    Codes, DType, DecodeOptions, Device, Model,
+    Codes, DType, DecodeOptions, Device, Error, Model,
     checkpoint::Dtype,
     tokenizer::{SeedConfig, random_bundle, random_decoder},
 };
 use serde_json::json;
 
-use crate::{options::Global, outcome::Outcome, progress::Progress};
+use crate::{interrupt, options::Global, outcome::Outcome, progress::Progress};
 
 /// Measure a model of a released size with random weights.
 #[derive(clap::Args, Debug)]
@@ -90,6 +90,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let progress = Progress::new(args.rounds + 1, "batches", global);
     let mut seconds = Vec::with_capacity(args.rounds);
     for round in 0..=args.rounds {
+        if interrupt::requested() {
+            return Ok(Outcome::Interrupted);
+        }
         let start = Instant::now();
         tokenizer.encode_pixels(&images)?;
         if round > 0 {
@@ -151,11 +154,18 @@ fn decode(args: &Args, bundle: PathBuf, global: &Global) -> anyhow::Result<Outco
     let options = DecodeOptions { steps: args.steps, ..DecodeOptions::default() };
     let progress = Progress::new(args.steps + 1, "steps", global);
     let (start, mut ends) = (Instant::now(), Vec::new());
-    tokenizer.decode_with(&codes, None, &options, &mut |_, _| {
+    let decoded = tokenizer.decode_with(&codes, None, &options, &mut |_, _| {
         ends.push(start.elapsed().as_secs_f64());
         progress.advance(1);
-        std::ops::ControlFlow::Continue(())
-    })?;
+        match interrupt::requested() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    if matches!(decoded, Err(Error::Interrupted)) {
+        return Ok(Outcome::Interrupted);
+    }
+    decoded?;
     let all = start.elapsed().as_secs_f64();
     drop(progress);
     let denoised = ends.last().copied().unwrap_or_default();

@@ -7,7 +7,7 @@ use seed_core::{Codes, SeedTokenizer, checkpoint::Weights};
 use serde_json::Value;
 
 use crate::{
-    input,
+    input, interrupt,
     lines::{self, Details},
     options::{Global, ImageOptions, ModelOptions},
     outcome::{Outcome, Tally, report},
@@ -98,6 +98,9 @@ fn encode_pixels(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         let images: Vec<Vec<f32>> = weights.floats("pixels")?.chunks(3 * size * size).map(<[f32]>::to_vec).collect();
         let progress = Progress::new(images.len(), "images", global);
         for (batch, images) in images.chunks(args.batch_size).enumerate() {
+            if interrupt::requested() {
+                break;
+            }
             let name = |i: usize| format!("{}[{}]", path.display(), batch * args.batch_size + i);
             let (codes, margins) = encode(tokenizer.as_ref(), images, args.margins)?;
             let encoded = Encoded { paths: (0..images.len()).map(name).collect(), codes, margins };

@@ -111,6 +111,36 @@ fn another_image_size_interpolates_positions() {
 }
 
 #[test]
+fn shards_in_a_folder_are_one_file() {
+    let world = World::new();
+    let (folder, model) = (world.path("sharded"), format!("{GOLDEN}/seed2-mlp/model.safetensors"));
+    fs::create_dir(&folder).unwrap();
+    fs::copy(&model, folder.join("part.safetensors")).unwrap();
+    let weights = Weights::open(Path::new(&model)).unwrap();
+    let map: serde_json::Map<String, Value> =
+        weights.keys().map(|key| (key.to_owned(), Value::from("part.safetensors"))).collect();
+    fs::write(folder.join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string())
+        .unwrap();
+    let config = format!("{GOLDEN}/seed2-mlp/config.json");
+    let arguments = ["convert", "--quantizer", "sharded", "--config", &config, "--dtype", "f32", "--out", "whole"];
+    let report = done(program().current_dir(world.path("")).args(arguments).arg("--json")).stdout;
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["files"][0]["sha256"], weights.sha256());
+    assert_eq!(encoded(&world, "seed2-mlp", "whole"), expected("seed2-mlp"));
+}
+
+#[test]
+fn a_decoder_of_another_model_does_not_stay() {
+    let world = World::new();
+    let unclip = format!("{GOLDEN}/unclip");
+    done(convert(&world, "seed2-mlp", "twice").args(["--decoder", &unclip]));
+    fails(&mut convert(&world, "seed2-qformer", "twice"), 1, &["twice already holds decoder", "empty folder"]);
+    // A bundle that could not be made anew is not the old one with parts of the new one.
+    fails(convert(&world, "seed1", "twice").args(["--decoder", &unclip]), 1, &["do not belong together"]);
+    assert!(!world.path("twice/config.json").exists());
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let world = World::new();
     let refused = |arguments: &[String], words: &[&str]| {

@@ -80,7 +80,7 @@ impl Files {
             }
             Self::Embedded(_) => hash.update(self.required(name)?),
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&hash.finalize()))
     }
 
     /// The JSON file `name`. `T` decides how strict that is; ours deny unknown fields.
@@ -122,6 +122,11 @@ impl Files {
         let missing = || Error::Read { path: self.describe(name).into(), source: std::io::ErrorKind::NotFound.into() };
         self.find(name).ok_or_else(missing)
     }
+}
+
+/// A digest as it is written.
+pub(super) fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Debug for Files {

@@ -9,10 +9,11 @@ use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+use sha2::{Digest as _, Sha256};
 
 use super::format::Format;
 use super::shards::{self, Shards};
-use super::{convert, pickle};
+use super::{convert, files, pickle};
 use crate::error::{Error, Result};
 
 /// The tensors of a checkpoint: its files mapped, so that opening it costs its structure only, or embedded in the program.
@@ -155,6 +156,15 @@ impl Weights {
     /// file has none; of shards, these are the tensors that the index does not name.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    /// The SHA-256 of the file, in hexadecimal digits; of shards, one after another in the order of their names.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(file.bytes());
+        }
+        files::hexadecimal(&hash.finalize())
     }
 
     /// The tensor of a key, as it is stored; its bytes are read when asked for.

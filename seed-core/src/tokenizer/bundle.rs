@@ -187,8 +187,7 @@ impl BundleConfig {
         contrast: Option<&Contrast<B>>,
         dtype: Dtype,
     ) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
-        invalidate(folder)?;
+        begin(folder)?;
         checkpoint::save(network, &folder.join(WEIGHTS), &SeedNetwork::<B>::KEYS, dtype)?;
         if let Some(contrast) = contrast {
             checkpoint::save(contrast, &folder.join(CONTRAST), &KeyTable::EXACT, dtype)?;
@@ -201,7 +200,7 @@ impl BundleConfig {
     /// # Errors
     /// As [`save`](Self::save).
     pub(super) fn save_tensors(&self, folder: &Path, tensors: BTreeMap<String, Made<'_>>, dtype: Dtype) -> Result<()> {
-        invalidate(folder)?;
+        begin(folder)?;
         checkpoint::save_tensors(tensors, &folder.join(WEIGHTS), dtype)?;
         self.save_config(folder)
     }
@@ -213,8 +212,9 @@ impl BundleConfig {
     }
 }
 
-/// Takes away an older `config.json`, so that weights are never read with the sizes of others.
-fn invalidate(folder: &Path) -> Result<()> {
+/// Makes the folder, and takes away an older `config.json`, so that weights are never read with the sizes of others.
+pub(super) fn begin(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
     let path = folder.join(CONFIG);
     match std::fs::remove_file(&path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Write { path, source }),

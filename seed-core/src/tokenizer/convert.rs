@@ -29,7 +29,7 @@ use crate::{
 };
 
 use super::{
-    BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, SeedNetwork,
+    BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, SeedNetwork, bundle,
     layout::{self, Shapes},
 };
 
@@ -76,7 +76,7 @@ pub struct Conversion {
 pub struct FileAccount {
     /// The file.
     pub file: PathBuf,
-    /// Its SHA-256.
+    /// Its SHA-256; of shards, one after another.
     pub sha256: String,
     /// Keys in the bundle.
     pub used: Vec<String>,
@@ -134,28 +134,25 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
         tensors.insert(key.clone(), made);
     }
 
-    let account = |path: &&PathBuf, weights: &Weights| -> Result<FileAccount> {
+    let account = |path: &&PathBuf, weights: &Weights| {
         let of_file = sources.iter().filter(|(_, source)| std::ptr::eq(source.weights, weights));
         let (used, ignored): (Vec<_>, Vec<_>) = of_file.partition(|(key, _)| needed.contains_key(*key));
         let reason = |key: &String| layout::ignored(key, &model).unwrap_or_default();
-        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok(FileAccount {
+        FileAccount {
             file: path.to_path_buf(),
-            sha256: Files::folder(folder).sha256(&name)?,
+            sha256: weights.sha256(),
             used: used.into_iter().map(|(_, source)| source.key.clone()).collect(),
             no_weights: weights.skipped().iter().map(|entry| (entry.key.clone(), entry.kind)).collect(),
             ignored: ignored.into_iter().map(|(key, source)| (source.key.clone(), reason(key))).collect(),
-        })
+        }
     };
     let conversion = Conversion {
         model: model.clone(),
         dtype: format!("{:?}", options.dtype),
         interpolated_from,
-        files: paths.iter().zip(&files).map(|(path, weights)| account(path, weights)).collect::<Result<_>>()?,
+        files: paths.iter().zip(&files).map(|(path, weights)| account(path, weights)).collect(),
     };
-    let shape = [model.generation_tokens(), model.generation_dim];
-    let bundle = BundleConfig {
+    let config = BundleConfig {
         format: FORMAT,
         name: options.name.clone(),
         provenance: format!("converted from {all}"),
@@ -168,13 +165,16 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
         model,
         contrast: None,
     };
-    std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.to_owned(), source })?;
+    if options.decoder.is_none() && out.join(DECODER).exists() {
+        return Err(Error::FolderInUse { path: out.to_owned(), name: DECODER.to_owned() });
+    }
+    bundle::begin(out)?;
     let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
     atomic::write(&out.join(REPORT), &report)?;
     if let Some(folder) = &options.decoder {
-        Device::Cpu.run(DType::F32, CopyDecoder { folder, out, shape, dtype: options.dtype })?;
+        Device::Cpu.run(DType::F32, CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
     }
-    bundle.save_tensors(out, tensors, options.dtype)?;
+    config.save_tensors(out, tensors, options.dtype)?;
     Ok(conversion)
 }
 
@@ -218,8 +218,7 @@ fn interpolated<'a>(source: &'a Source<'_>, found: &SeedConfig, model: &SeedConf
 struct CopyDecoder<'a> {
     folder: &'a Path,
     out: &'a Path,
-    /// Tokens and features of the model's generation embedding.
-    shape: [usize; 2],
+    model: &'a SeedConfig,
     dtype: Dtype,
 }
 
@@ -228,13 +227,7 @@ impl OnBackend for CopyDecoder<'_> {
 
     fn run<B: SeedBackend>(self, device: B::Device) -> Result<()> {
         let decoder = Decoder::<B>::load(&Files::folder(self.folder), &device)?;
-        let (made, taken) = (self.shape, decoder.embedding_shape());
-        if made != taken {
-            let reason = format!(
-                "it takes embeddings of {taken:?} tokens and features and the model makes {made:?}; they do not belong together"
-            );
-            return Err(Error::Config { file: self.folder.display().to_string(), reason });
-        }
+        self.model.check_decoder(decoder.embedding_shape(), self.folder.display().to_string())?;
         decoder.save(&self.out.join(DECODER), self.dtype)
     }
 }

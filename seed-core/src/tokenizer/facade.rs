@@ -271,15 +271,7 @@ impl<B: SeedBackend> Tokenizer<B> {
             }
             let files = self.files.sub(DECODER);
             let decoder = Decoder::load(&files, &self.device)?;
-            let model = &self.config.model;
-            let (made, taken) = ([model.generation_tokens(), model.generation_dim], decoder.embedding_shape());
-            if made != taken {
-                let file = files.describe("model_index.json");
-                let reason = format!(
-                    "this decoder takes embeddings of {taken:?} tokens and features and the model makes {made:?}; they do not belong together"
-                );
-                return Err(Error::Config { file, reason });
-            }
+            self.config.model.check_decoder(decoder.embedding_shape(), files.describe("model_index.json"))?;
             Ok(decoder)
         })
     }

@@ -93,6 +93,21 @@ impl SeedConfig {
         }
     }
 
+    /// Holds when a decoder that takes embeddings of `taken` tokens and features takes this model's. `file` names it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both shapes.
+    pub(super) fn check_decoder(&self, taken: [usize; 2], file: String) -> Result<()> {
+        let made = [self.generation_tokens(), self.generation_dim];
+        if made != taken {
+            let reason = format!(
+                "this decoder takes embeddings of {taken:?} tokens and features and the model makes {made:?}; they do not belong together"
+            );
+            return Err(Error::Config { file, reason });
+        }
+        Ok(())
+    }
+
     /// Refuses sizes that no model can have, so that building one cannot fail.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::{
     checkpoint::{Dtype, Made},
     device::{DType, Device, OnBackend},
     diffusion::Decoder,
-    error::{Error, Result},
+    error::Result,
     nn::SeedBackend,
     pixels::Preset,
 };
@@ -46,7 +46,6 @@ pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path
         model: config.clone(),
         contrast: None,
     };
-    std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
     bundle.save_tensors(folder, tensors, dtype)
 }
 

@@ -5,7 +5,7 @@ use std::{fs::File, io::Read as _, path::Path};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::{Watch, names::is_hex};
+use super::{super::files::hexadecimal, Watch, names::is_hex};
 use crate::error::{Error, Result};
 
 /// Bytes that are read at once.
@@ -87,10 +87,9 @@ impl Hasher {
 
     /// The hash as hexadecimal digits.
     pub(super) fn finish(self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
-            Self::Sha256(hasher) => hex(&hasher.finalize()),
-            Self::Git(hasher) => hex(&hasher.finalize()),
+            Self::Sha256(hasher) => hexadecimal(&hasher.finalize()),
+            Self::Git(hasher) => hexadecimal(&hasher.finalize()),
         }
     }
 }
