@@ -22,7 +22,7 @@ use super::{BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, convert::
 /// layer, and codes differ from image to image.
 ///
 /// # Errors
-/// [`Error::Config`] for impossible sizes; [`Error::Write`].
+/// [`Error::Config`](crate::Error::Config) for impossible sizes; [`Error::Write`](crate::Error::Write).
 pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path) -> Result<()> {
     config.validate("the sizes")?;
     let mut tensors = BTreeMap::new();
@@ -52,7 +52,7 @@ pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path
 /// Adds SEED-2's decoder with random weights to a bundle, whose generation embedding must have 1024 features.
 ///
 /// # Errors
-/// [`Error::Write`].
+/// [`Error::Write`](crate::Error::Write).
 pub fn random_decoder(dtype: Dtype, bundle: &Path) -> Result<()> {
     struct Write<'a>(&'a Path, Dtype);
     impl OnBackend for Write<'_> {
