@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::bail;
 use seed_core::{
-    Device, Error,
+    Device, Error, Model,
     train::{self, Recipe, Session, Stage, StepReport},
 };
 
@@ -30,7 +30,8 @@ the folder `bundle` of the run in the end; its path is printed on standard outpu
 
 Examples:
   seed train weights/recipes/scenes-tiny.toml
-  seed train weights/recipes/scenes-tiny.toml --resume"
+  seed train weights/recipes/scenes-tiny.toml --resume
+  seed train weights/recipes/scenes-tiny.toml --tokenizer weights/scenes-tiny --out runs/decoder"
 )]
 pub(crate) struct Args {
     /// Recipe, a TOML file
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// second process can train it beside the others: --until vae --resume
     #[arg(long, value_name = "STAGE", default_value = "decoder", value_parser = parse_stage)]
     until: Stage,
+    /// Bundle whose tokenizer is taken as it is, so that only a decoder is trained for it
+    #[arg(long, value_name = "BUNDLE")]
+    tokenizer: Option<PathBuf>,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
@@ -66,8 +70,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     }
     let mut watcher = Watcher { args, global, stage: None, last: None, output: Ok(()) };
     let mut report = |step: &StepReport| watcher.step(step);
-    let mut session =
-        Session { folder: folder.clone(), until: args.until, stop: &interrupt::STOP, report: &mut report };
+    let mut session = Session {
+        folder: folder.clone(),
+        tokenizer: args.tokenizer.clone().map(Model::Folder),
+        until: args.until,
+        stop: &interrupt::STOP,
+        report: &mut report,
+    };
     let trained = train::run(&recipe, &mut session, args.device);
     watcher.stage = None;
     match trained {
@@ -80,7 +89,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         Err(Error::Interrupted) => {
             let at = watcher.last.map(|last| format!(" after {last}")).unwrap_or_default();
             let (recipe, out) = (args.recipe.display(), folder.display());
-            eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out} --resume");
+            let tokenizer =
+                args.tokenizer.as_ref().map(|path| format!(" --tokenizer {}", path.display())).unwrap_or_default();
+            eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out}{tokenizer} --resume");
             Ok(Outcome::Interrupted)
         }
         Err(error) => Err(error.into()),

@@ -145,6 +145,51 @@ fn stages_trained_apart_make_the_same_model() {
 }
 
 #[test]
+fn a_tokenizer_that_is_there_gets_a_decoder() {
+    let world = World::new();
+    world.recipe(1);
+    done(&mut world.train());
+    let tokenizer = ["--tokenizer", "runs/least/bundle"];
+    let output = text(&done(world.train().args(tokenizer).args(["--out", "again", "--json"])).stdout);
+    let stages: Vec<Value> = output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|v| v["stage"].clone())
+        .collect();
+    assert_eq!(stages, ["vae", "decoder"]);
+    for file in ["config.json", "model.safetensors", "contrast.safetensors"] {
+        let read = |run: &str| fs::read(world.path(run).join("bundle").join(file)).unwrap();
+        assert!(read("again") == read("runs/least"), "{file}");
+    }
+    done(program().args(["inspect", "--model"]).arg(world.path("again/bundle")));
+    // A run belongs to its tokenizer.
+    fails(world.train().args(["--out", "again", "--resume"]), 1, &["other values or another tokenizer", "recipe.json"]);
+    done(world.train().args(tokenizer).args(["--out", "again", "--resume"]));
+    // Another size of codebook.
+    let recipe = fs::read_to_string(world.path("least.toml")).unwrap();
+    fs::write(world.path("least.toml"), recipe.replace("codebook_size = 16", "codebook_size = 18")).unwrap();
+    fails(world.train().args(tokenizer).args(["--out", "other"]), 1, &["config.json", "sizes", "least"]);
+    fails(world.train().args(["--tokenizer", "nowhere", "--out", "other"]), 1, &["nowhere", "no such folder"]);
+}
+
+#[test]
+fn a_batch_is_split_where_its_loss_is_a_mean() {
+    let world = World::new();
+    world.recipe(1);
+    let recipe = fs::read_to_string(world.path("least.toml")).unwrap();
+    let write = |stage: &str, parts: usize| {
+        let (begin, split) = (format!("[{stage}]\n"), format!("[{stage}]\nparts = {parts}\n"));
+        fs::write(world.path("least.toml"), recipe.replace(&begin, &split)).unwrap();
+    };
+    write("stage1", 2);
+    fails(&mut world.train(), 1, &["least.toml", "stage1", "parts = 2"]);
+    write("vae", 5);
+    fails(&mut world.train(), 1, &["least.toml", "vae", "parts = 5", "batch"]);
+    write("vae", 3);
+    done(world.train().args(["--until", "vae"]));
+}
+
+#[test]
 fn an_interrupted_run_goes_on_where_it_stopped() {
     let world = World::new();
     world.recipe(1_000_000);

@@ -27,7 +27,7 @@ use crate::{
 
 use super::{SeedConfig, SeedNetwork};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const CONTRAST: &str = "contrast.safetensors";
 /// Folder of the diffusion decoder.

@@ -11,6 +11,7 @@ mod layout;
 mod network;
 mod random;
 
+pub(crate) use bundle::CONFIG;
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
 pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
 pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};

@@ -38,7 +38,7 @@ pub(super) fn train<A: TrainBackend>(
         let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale));
         let sketch = model.causal_sketch.error(causal, scenes.signed_pixels_of_size(&batch, SIDE, device));
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
-        Ok(Output { loss: contrast + sketch * SKETCH, metrics })
+        Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
     optimise("stage1", plan, session, model, step, |model, _| model)
 }

@@ -87,7 +87,7 @@ pub(super) fn train<A: TrainBackend>(
         ];
         let official = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
         let loss = official + (before + after) * CONTRAST;
-        Ok(Output { loss, metrics })
+        Ok(Output { loss, metrics }.backward(model))
     };
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;
     let after = |mut model: TrainModel<A>, step: usize| {

@@ -13,19 +13,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    contrast::generation_target,
+    contrast::{Contrast, generation_target},
     diffusion::{
         UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL},
         schedule::{NoiseSchedule, NoiseScheduleConfig},
     },
     error::Result,
+    tokenizer::SeedNetwork,
 };
 
 use super::{
     data::SceneData,
-    model::TrainModel,
     objective::squared_error,
+    parts::Parts,
     run::{Output, Plan, Session, TrainBackend, optimise},
     start::initial,
     vae::normals,
@@ -43,7 +44,8 @@ pub(super) struct Inputs<'a, A: TrainBackend> {
     pub(super) unet: &'a UNetConfig,
     pub(super) vae_config: &'a VaeConfig,
     pub(super) vae: &'a Vae<A::InnerBackend>,
-    pub(super) model: &'a TrainModel<A::InnerBackend>,
+    pub(super) network: &'a SeedNetwork<A::InnerBackend>,
+    pub(super) contrast: &'a Contrast<A::InnerBackend>,
     pub(super) pool: usize,
 }
 
@@ -72,40 +74,58 @@ pub(super) fn train<A: TrainBackend>(
         normalizer: ImageNormalizer::<A::InnerBackend>::identity(dim, device),
         schedule: NoiseSchedule::new(&NoiseScheduleConfig::unclip_embedding()),
     };
-    let context = Tensor::<A, 3>::zeros([plan.batch, 1, inputs.unet.cross_attention_dim], device);
+    let parts = Parts::new(plan);
     let step = |unet: &UNet<A>, step: usize| {
-        let mut random = ChaCha8Rng::seed_from_u64(scenes.seed ^ 0x6465_636f_6465_7200); // "decoder"
-        random.set_stream(step as u64);
-        let batch = plan.batch;
-        let mut draw =
-            |low: usize, high: usize| -> Vec<usize> { (0..batch).map(|_| random.random_range(low..high)).collect() };
-        let picks: Vec<i64> = draw(0, inputs.pool).into_iter().map(|i| i as i64).collect();
-        let timesteps = draw(0, schedule.timesteps());
-        let mut mask = |share: f64| {
-            let values: Vec<f32> = (0..batch).map(|_| f32::from(random.random_bool(share))).collect();
-            Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device)
-        };
-        let (from_codes, kept) = (mask(FROM_CODES), mask(1.0 - DROPPED));
-        let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), device);
-        let image = pool.image.clone().select(0, picks.clone());
-        let codes = pool.codes.clone().select(0, picks.clone());
-        let condition = image.clone() + (codes - image) * from_codes;
-        let noise = |kind: u64, shape: [usize; 2]| normals(scenes.seed, step as u64 * 2 + kind, shape, device);
-        let labels = noising.class_labels(condition, noise(0, [batch, dim]), NOISE_LEVEL) * kept;
-        let noise = noise(1, [batch, channels * size * size]).reshape([batch, channels, size, size]);
-        let clean = pool.latents.clone().select(0, picks);
-        let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
-        let target = schedule.velocity(clean, noise, &timesteps);
-        let labels = Some(Tensor::from_inner(labels));
-        let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-        let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context.clone(), labels);
-        Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
+        let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
+        parts.learn(unet, |unet: &UNet<A>, part| {
+            let (batch, first) = (part.len(), (step * plan.batch + part.start) as u64);
+            let numbers =
+                |values: Vec<f32>| Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device);
+            let share = |of: fn(&Draw) -> bool| numbers(draws[part.clone()].iter().map(|d| f32::from(of(d))).collect());
+            let picks: Vec<i64> = draws[part.clone()].iter().map(|draw| draw.pick as i64).collect();
+            let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), device);
+            let timesteps: Vec<usize> = draws[part.clone()].iter().map(|draw| draw.timestep).collect();
+            let image = pool.image.clone().select(0, picks.clone());
+            let codes = pool.codes.clone().select(0, picks.clone());
+            let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
+            let noise = normals(scenes.seed, first, [batch, dim + channels * size * size], device);
+            let of_condition = noise.clone().narrow(1, 0, dim);
+            let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
+            let labels = noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
+            let clean = pool.latents.clone().select(0, picks);
+            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
+            let target = schedule.velocity(clean, noise, &timesteps);
+            let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
+            let context = Tensor::<A, 3>::zeros([batch, 1, inputs.unet.cross_attention_dim], device);
+            let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context, Some(Tensor::from_inner(labels)));
+            Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
+        })
     };
     Ok(optimise("decoder", plan, session, initial(inputs.unet.init::<A>(device)), step, |unet, _| unet)?.valid())
 }
 
+/// What is drawn for one image of a step.
+struct Draw {
+    pick: usize,
+    timestep: usize,
+    from_codes: bool,
+    kept: bool,
+}
+
+fn draws(seed: u64, step: usize, batch: usize, pool: usize, timesteps: usize) -> Vec<Draw> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6465_636f_6465_7200); // "decoder"
+    random.set_stream(step as u64);
+    let mut draw = || Draw {
+        pick: random.random_range(0..pool),
+        timestep: random.random_range(0..timesteps),
+        from_codes: random.random_bool(FROM_CODES),
+        kept: random.random_bool(1.0 - DROPPED),
+    };
+    (0..batch).map(|_| draw()).collect()
+}
+
 fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A::Device) -> Pool<A> {
-    let network = &inputs.model.network;
+    let network = inputs.network;
     let (mut latents, mut image, mut codes) = (Vec::new(), Vec::new(), Vec::new());
     for first in (0..inputs.pool).step_by(AT_ONCE) {
         let count = AT_ONCE.min(inputs.pool - first);
@@ -113,7 +133,7 @@ fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A:
         let mean = inputs.vae.encode(scenes.signed_pixels(&batch, device)).0;
         latents.push(mean * inputs.vae_config.scaling_factor);
         let features = network.features(scenes.pixels(&batch, device));
-        image.push(generation_target(inputs.model.contrast.image(features.clone())));
+        image.push(generation_target(inputs.contrast.image(features.clone())));
         let causal = network.causal.forward_causal(features);
         let made = network.generation(network.quantizer.nearest(network.quantizer.latents(causal)));
         codes.push(made.flatten::<2>(1, 2));

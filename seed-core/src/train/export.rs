@@ -6,16 +6,17 @@ use burn::tensor::Tensor;
 
 use crate::{
     checkpoint::Dtype,
+    contrast::Contrast,
     diffusion::{
         Conditioning, Decoder, UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer},
         sampler::{Prediction, Sampler, SamplerConfig},
         schedule::{NoiseSchedule, NoiseScheduleConfig},
     },
-    error::Result,
+    error::{Error, Result},
     nn::SeedBackend,
     pixels::Preset,
-    tokenizer::{BundleConfig, DECODER, DecodeDefaults, FORMAT},
+    tokenizer::{BundleConfig, CONFIG, DECODER, DecodeDefaults, FORMAT, Model, SeedNetwork},
 };
 
 use super::{Recipe, TrainModel};
@@ -28,19 +29,52 @@ pub(super) struct Parts<B: SeedBackend> {
     pub(super) unet: UNet<B>,
 }
 
-/// Steps 2 to 5 and the caption side.
-pub(super) fn tokenizer<B: SeedBackend>(recipe: &Recipe, folder: &Path, model: &TrainModel<B>) -> Result<()> {
-    let config = BundleConfig {
-        format: FORMAT,
-        name: recipe.name.clone(),
-        provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
-        preprocess: Preset::Seed,
-        decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
-        weights_sha256: None, // of what is written
-        model: recipe.model.clone(),
-        contrast: Some(recipe.text()),
-    };
-    config.save(folder, &model.network, Some(&model.contrast), Dtype::F16)
+/// Steps 2 to 5 and the caption side, without gradients.
+pub(super) struct Tokenizer<B: SeedBackend> {
+    pub(super) config: BundleConfig,
+    pub(super) network: SeedNetwork<B>,
+    pub(super) contrast: Contrast<B>,
+}
+
+impl<B: SeedBackend> Tokenizer<B> {
+    /// What the recipe's stages made.
+    pub(super) fn trained(recipe: &Recipe, model: TrainModel<B>) -> Self {
+        let config = BundleConfig {
+            format: FORMAT,
+            name: recipe.name.clone(),
+            provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
+            preprocess: Preset::Seed,
+            decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
+            weights_sha256: None, // of what is written
+            model: recipe.model.clone(),
+            contrast: Some(recipe.text()),
+        };
+        Self { config, network: model.network, contrast: model.contrast }
+    }
+
+    /// What another run made, for a decoder by this recipe.
+    pub(super) fn open(model: &Model, recipe: &Recipe, device: &B::Device) -> Result<Self> {
+        let files = model.files();
+        let mut config = BundleConfig::read(&files)?;
+        config.verify(&files)?;
+        let network = config.load_network(&files, device)?;
+        let contrast = config.load_contrast(&files, device)?;
+        if config.model != recipe.model || config.contrast.as_ref() != Some(&recipe.text()) {
+            return Err(Error::Argument {
+                name: "tokenizer",
+                value: files.describe(CONFIG),
+                reason: format!("its sizes are not those of [model] and [contrast] of the recipe {:?}", recipe.name),
+            });
+        }
+        config.weights_sha256 = Some(config.weights_hash(&files)?);
+        config.decode = DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance };
+        Ok(Self { config, network, contrast })
+    }
+
+    /// Writes the bundle, still without a decoder.
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        self.config.save(folder, &self.network, Some(&self.contrast), Dtype::F16)
+    }
 }
 
 /// Step 6.

@@ -18,6 +18,7 @@ mod decoder;
 mod export;
 mod model;
 mod objective;
+mod parts;
 mod recipe;
 mod run;
 mod sketch;
@@ -34,64 +35,101 @@ pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use run::{Plan, Session, Stage, StepReport, TrainBackend};
 
-use crate::{device::Device, error::Result};
+use crate::{
+    device::Device,
+    diffusion::{Vae, VaeConfig},
+    error::Result,
+};
+
+use export::Tokenizer;
 
 /// Runs the stages of a recipe in `session`'s folder up to the one that it names, or what of them is not done yet, and
-/// writes the model as the bundle `bundle` in that folder, in half precision; without a decoder after stage 2.
+/// writes the model as the bundle `bundle` in that folder, in half precision; without a decoder after stage 2. A tokenizer
+/// that `session` gives takes the place of the stages vision, 1 and 2.
 ///
 /// Returns the bundle, or nothing when `session` ends before there is one.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
-/// [`Error::Diverged`](crate::Error::Diverged); reading and writing.
+/// [`Error::Diverged`](crate::Error::Diverged); [`Error::Argument`](crate::Error::Argument) for a given tokenizer of other
+/// sizes than the recipe's; reading and writing.
 pub fn train<A: TrainBackend>(
     recipe: &Recipe,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<Option<PathBuf>> {
-    recipe.claim(&session.folder)?;
-    // Each stage starts the generator of initial values anew, so that they do not depend on which stages ran before.
-    let stage = |number: u64| A::seed(device, recipe.seed.wrapping_mul(1000) + number);
-    let text = recipe.text();
+    let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
+    recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.config.weights_sha256.as_deref()))?;
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
     if session.until == Stage::Vae {
-        stage(3);
-        vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
+        autoencoder::<A>(recipe, &scenes, session, device)?;
         return Ok(None);
     }
-    stage(0);
-    let model = TrainModel::<A>::new(&recipe.model, &text, device);
-    let model = vision::train(&recipe.vision, &scenes, &text, model, session, device)?;
-    if session.until == Stage::Vision {
-        return Ok(None);
-    }
-    stage(1);
-    let model = causal::train(&recipe.stage1, &scenes, &text, model, session, device)?;
-    if session.until == Stage::Stage1 {
-        return Ok(None);
-    }
-    stage(2);
-    let model = codebook::train(&recipe.stage2, &scenes, &text, model, session, device)?;
-    let model = model::frozen(&model);
+    let tokenizer = match given {
+        Some(tokenizer) => tokenizer,
+        None => match tokenizer::<A>(recipe, &scenes, session, device)? {
+            Some(tokenizer) => tokenizer,
+            None => return Ok(None),
+        },
+    };
     let bundle = session.folder.join("bundle");
-    export::tokenizer(recipe, &bundle, &model)?; // encodes already, while the decoder is still to come
-    if session.until == Stage::Stage2 {
+    tokenizer.save(&bundle)?; // encodes already, while the decoder is still to come
+    if session.until <= Stage::Stage2 {
         return Ok(Some(bundle));
     }
-    stage(3);
-    let (vae_config, vae) = vae::train::<A>(&recipe.vae, &recipe.vae(), &scenes, session, device)?;
+    let (vae_config, vae) = autoencoder::<A>(recipe, &scenes, session, device)?;
     let unet_config = recipe.unet();
     let inputs = decoder::Inputs::<A> {
         unet: &unet_config,
         vae_config: &vae_config,
         vae: &vae,
-        model: &model,
+        network: &tokenizer.network,
+        contrast: &tokenizer.contrast,
         pool: recipe.diffusion.pool,
     };
-    stage(4);
+    begin::<A>(Stage::Decoder, recipe, device);
     let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(Some(bundle))
+}
+
+/// Starts the generator of initial values anew for each stage, so that they do not depend on which stages ran before.
+fn begin<A: TrainBackend>(stage: Stage, recipe: &Recipe, device: &A::Device) {
+    A::seed(device, recipe.seed.wrapping_mul(1000) + stage as u64);
+}
+
+/// The stages vision, 1 and 2; nothing when `session` ends before the last.
+fn tokenizer<A: TrainBackend>(
+    recipe: &Recipe,
+    scenes: &data::SceneData,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<Option<Tokenizer<A::InnerBackend>>> {
+    let text = recipe.text();
+    begin::<A>(Stage::Vision, recipe, device);
+    let model = TrainModel::<A>::new(&recipe.model, &text, device);
+    let model = vision::train(&recipe.vision, scenes, &text, model, session, device)?;
+    if session.until == Stage::Vision {
+        return Ok(None);
+    }
+    begin::<A>(Stage::Stage1, recipe, device);
+    let model = causal::train(&recipe.stage1, scenes, &text, model, session, device)?;
+    if session.until == Stage::Stage1 {
+        return Ok(None);
+    }
+    begin::<A>(Stage::Stage2, recipe, device);
+    let model = codebook::train(&recipe.stage2, scenes, &text, model, session, device)?;
+    Ok(Some(Tokenizer::trained(recipe, model::frozen(&model))))
+}
+
+fn autoencoder<A: TrainBackend>(
+    recipe: &Recipe,
+    scenes: &data::SceneData,
+    session: &mut Session<'_>,
+    device: &A::Device,
+) -> Result<(VaeConfig, Vae<A::InnerBackend>)> {
+    begin::<A>(Stage::Vae, recipe, device);
+    vae::train::<A>(&recipe.vae, &recipe.vae(), scenes, session, device)
 }
 
 /// As [`train`], on the autodiff form of a device's backend.

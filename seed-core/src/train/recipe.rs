@@ -119,6 +119,13 @@ impl Recipe {
             return Err(fail("model.head must be \"mlp\" or \"qformer\", with recon_semantic = true".to_owned()));
         }
         for (stage, plan) in recipe.plans() {
+            let splits = matches!(stage, "vae" | "decoder");
+            if plan.parts == 0 || plan.parts > plan.batch || (plan.parts > 1 && !splits) {
+                return Err(fail(format!(
+                    "{stage}: parts = {} must lie between 1 and the batch, and be 1 for all stages but vae and decoder",
+                    plan.parts
+                )));
+            }
             if plan.batch == 0 || plan.warmup > plan.steps || !(plan.learning_rate > 0.0 && plan.learning_rate < 1.0) {
                 return Err(fail(format!(
                     "{stage}: batch must not be 0, warmup not exceed steps, and learning_rate lie between 0 and 1"
@@ -145,11 +152,15 @@ impl Recipe {
         ]
     }
 
-    /// Makes `folder` this recipe's, or makes sure that it is: steps of two recipes do not mix.
-    pub(super) fn claim(&self, folder: &Path) -> Result<()> {
+    /// Makes `folder` this recipe's, with a given tokenizer's SHA-256, or makes sure that it is: steps of two recipes do
+    /// not mix.
+    pub(super) fn claim(&self, folder: &Path, tokenizer: Option<&str>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
         let path = folder.join("recipe.json");
-        let own = serde_json::to_value(self).expect("a recipe of numbers and names is JSON");
+        let mut own = serde_json::to_value(self).expect("a recipe of numbers and names is JSON");
+        if let Some(hash) = tokenizer {
+            own["tokenizer_sha256"] = hash.into();
+        }
         match std::fs::read(&path) {
             Ok(bytes) if serde_json::from_slice(&bytes).is_ok_and(|started: serde_json::Value| started == own) => {
                 Ok(())
@@ -158,7 +169,7 @@ impl Recipe {
                 name: "recipe",
                 value: self.name.clone(),
                 reason: format!(
-                    "the run in {} was started with other values, see {}; choose another folder, or undo the change",
+                    "the run in {} was started with other values or another tokenizer, see {}; choose another folder, or undo the change",
                     folder.display(),
                     path.display()
                 ),

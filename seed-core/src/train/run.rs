@@ -20,6 +20,7 @@ use crate::{
     atomic,
     error::{Error, Result},
     nn::SeedBackend,
+    tokenizer::Model,
 };
 
 /// File of a finished stage.
@@ -50,6 +51,14 @@ pub struct Plan {
     pub weight_decay: f32,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// Parts of a batch that are computed side by side, each on one thread. Small networks gain less from threads that
+    /// share one convolution. Only the stages whose loss is a mean over images, "vae" and "decoder", can be split.
+    #[serde(default = "one")]
+    pub parts: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Plan {
@@ -118,6 +127,8 @@ impl Stage {
 pub struct Session<'a> {
     /// Folder of the run; one sub-folder a stage.
     pub folder: PathBuf,
+    /// A model whose steps 2 to 5 and caption side are taken as they are: only its decoder is trained.
+    pub tokenizer: Option<Model>,
     /// The stage to end with; it and those it stands on are trained, as far as they are not done.
     pub until: Stage,
     /// Set from outside to stop after the current step, with a checkpoint.
@@ -132,17 +143,33 @@ pub(super) struct Output<A: AutodiffBackend> {
     pub(super) metrics: Vec<(&'static str, f64)>,
 }
 
+impl<A: TrainBackend> Output<A> {
+    /// The gradients of `model`'s parameters.
+    pub(super) fn backward<M: AutodiffModule<A>>(self, model: &M) -> Learned {
+        let loss = scalar(self.loss.clone());
+        let gradients = GradientsParams::from_grads(self.loss.backward(), model);
+        Learned { loss, metrics: self.metrics, gradients }
+    }
+}
+
+/// What a step found out: how to change the model, and the numbers for the report.
+pub(super) struct Learned {
+    pub(super) loss: f64,
+    pub(super) metrics: Vec<(&'static str, f64)>,
+    pub(super) gradients: GradientsParams,
+}
+
 /// Trains `model` until the plan's last step.
 ///
-/// `step` computes a loss from the model and the step's number alone, so that a resumed run repeats what an undisturbed
-/// one does; `after` may change the model between steps. A stage that was finished is loaded, one that was interrupted
+/// `step` learns from the model and the step's number alone, so that a resumed run repeats what an undisturbed one
+/// does; `after` may change the model between steps. A stage that was finished is loaded, one that was interrupted
 /// goes on from its checkpoint.
 pub(super) fn optimise<A, M>(
     name: &'static str,
     plan: &Plan,
     session: &mut Session<'_>,
     mut model: M,
-    mut step: impl FnMut(&M, usize) -> Result<Output<A>>,
+    mut step: impl FnMut(&M, usize) -> Result<Learned>,
     mut after: impl FnMut(M, usize) -> M,
 ) -> Result<M>
 where
@@ -169,12 +196,10 @@ where
     let clock = Instant::now();
     for index in start..plan.steps {
         let learning_rate = plan.learning_rate_at(index);
-        let output = step(&model, index)?;
-        let loss = scalar(output.loss.clone());
+        let Learned { loss, metrics, gradients } = step(&model, index)?;
         if !loss.is_finite() {
             return Err(Error::Diverged { stage: name, step: index, loss });
         }
-        let gradients = GradientsParams::from_grads(output.loss.backward(), &model);
         model = after(optimizer.step(learning_rate, model, gradients), index);
         let done = index + 1;
         let report = StepReport {
@@ -184,7 +209,7 @@ where
             loss,
             learning_rate,
             images_per_second: ((done - start) * plan.batch) as f64 / clock.elapsed().as_secs_f64(),
-            metrics: output.metrics.into_iter().collect(),
+            metrics: metrics.into_iter().collect(),
         };
         log.append(&report)?;
         (session.report)(&report);

@@ -40,7 +40,7 @@ pub(super) fn train<A: TrainBackend>(
         let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
-        Ok(Output { loss: contrast + sketch * SKETCH, metrics })
+        Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
     optimise("vision", plan, session, model, step, |model, _| model)
 }
