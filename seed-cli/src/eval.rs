@@ -150,8 +150,14 @@ fn usage_text(usage: &CodeUsage) -> String {
 }
 
 fn reconstruction_text(result: &Reconstruction) -> String {
+    let asked = [
+        result.scheduler.map(|name| format!(", scheduler {name}")),
+        result.size.map(|size| format!(", {size} pixels")),
+        result.keep_first.map(|codes| format!(", the first {codes} codes")),
+    ];
+    let asked: String = asked.into_iter().flatten().collect();
     format!(
-        "Image to tokens to image for {} held-out scenes, {} steps, guidance {}, seed {}\n\n\
+        "Image to tokens to image for {} held-out scenes, {} steps, guidance {}, seed {}{asked}\n\n\
          | nearest original R@1 % | R@5 % | R@10 % | similarity | PSNR dB |\n|---|---|---|---|---|\n\
          | {} | {:.3} | {:.2} |",
         result.images,

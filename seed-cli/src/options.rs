@@ -115,6 +115,12 @@ pub(crate) struct SamplingOptions {
     /// Scheduler: pndm, ddim, euler or dpm++2m [default: as the decoder says]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<SchedulerName>,
+    /// Height and width of the images in pixels [default: what the decoder was trained on]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Decode from the first K codes of an image; the mean of the codebook stands for the others
+    #[arg(long, value_name = "K")]
+    keep_first: Option<usize>,
 }
 
 impl SamplingOptions {
@@ -126,6 +132,8 @@ impl SamplingOptions {
             guidance: self.guidance.unwrap_or(own.guidance),
             seed: self.seed,
             scheduler: self.scheduler,
+            size: self.size,
+            keep_first: self.keep_first,
         }
     }
 }

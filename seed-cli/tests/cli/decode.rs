@@ -41,7 +41,7 @@ fn what_encode_writes_is_decoded_in_every_form() {
     let tokenizer = world.tokenizer();
     let codes = tokenizer.encode(&[scene(0), scene(1), scene(2)]).unwrap();
     // Steps and guidance are the bundle's.
-    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7, scheduler: None };
+    let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 7, ..Default::default() };
     for (index, image) in tokenizer.decode(&codes, &options).unwrap().iter().enumerate() {
         assert!(same(image, &world.image(&format!("out/0{index}.png"))), "{index}");
     }
@@ -134,6 +134,29 @@ fn what_cannot_be_decoded_says_why() {
     ends(world.seed("decode").arg("codes.txt"), 2);
     fs::remove_dir_all(world.path("bundle/decoder")).unwrap();
     decode(&["codes.txt"], &["no diffusion decoder", "decoder/"]);
+}
+
+#[test]
+fn size_and_prefix_are_as_asked() {
+    let world = World::new();
+    fs::write(world.path("codes.txt"), world.encode(&world.images(1))).unwrap();
+    let decode = |options: &[&str], out: &str| {
+        done(world.seed("decode").args(["codes.txt", "--out", out]).args(options));
+        world.image(&format!("{out}/00.png"))
+    };
+    let whole = decode(&[], "whole");
+    let own = whole.width().to_string();
+    assert!(same(&decode(&["--size", &own, "--keep-first", "32"], "own"), &whole));
+    let larger = decode(&["--size", &(2 * whole.width()).to_string()], "larger");
+    assert_eq!(larger.dimensions(), (2 * whole.width(), 2 * whole.height()));
+    assert!(!same(&decode(&["--keep-first", "3"], "first"), &whole), "the other codes matter");
+    let refuses = |options: &[&str], words: &[&str]| {
+        fails(world.seed("decode").args(["codes.txt", "--out", "no"]).args(options), 1, words);
+    };
+    refuses(&["--size", "17"], &["size", "17", "multiple of"]);
+    refuses(&["--size", "0"], &["size", "multiple of"]);
+    refuses(&["--keep-first", "0"], &["keep_first", "at least 1"]);
+    refuses(&["--keep-first", "33"], &["keep_first", "32 codes"]);
 }
 
 #[test]

@@ -95,6 +95,9 @@ impl World {
         );
         let sampling = ["reconstruction", "--count", "3", "--steps", "1", "--seed", "4"];
         eval(&sampling, &["nearest original", "dB", "1 steps, guidance 2, seed 4"], "/psnr");
+        let asked = ["--scheduler", "ddim", "--size", "32", "--keep-first", "5"];
+        let words = ["seed 4, scheduler ddim, 32 pixels, the first 5 codes"];
+        eval(&[&sampling[..], &asked].concat(), &words, "/keep_first");
     }
 
     fn reports(&self) -> Vec<Value> {

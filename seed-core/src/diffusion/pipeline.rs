@@ -46,12 +46,18 @@ pub struct DecodeOptions {
     pub seed: u64,
     /// Another scheduler than the decoder's own, with the decoder's settings.
     pub scheduler: Option<SchedulerName>,
+    /// Height and width of the images in pixels, a multiple of [`Decoder::size_step`]; the decoder's own by default. The
+    /// further from the size that it was trained on, the worse the images.
+    pub size: Option<usize>,
+    /// Decode from the first so many codes of an image; [`SeedNetwork`](crate::tokenizer::SeedNetwork) says what stands for
+    /// the others.
+    pub keep_first: Option<usize>,
 }
 
 impl Default for DecodeOptions {
     /// As SEED-2 decodes: 20 steps, guidance 10, the decoder's own scheduler.
     fn default() -> Self {
-        Self { steps: 20, guidance: 10.0, seed: 0, scheduler: None }
+        Self { steps: 20, guidance: 10.0, seed: 0, scheduler: None, size: None, keep_first: None }
     }
 }
 
@@ -200,12 +206,18 @@ impl<B: SeedBackend> Decoder<B> {
         }
     }
 
-    /// Height and width of the images.
+    /// What the size of an image is a multiple of: the network halves it on every level.
+    pub fn size_step(&self) -> usize {
+        self.vae_config.shrink() << (self.unet_config.block_out_channels.len() - 1)
+    }
+
+    /// Height and width of the images, unless another size is asked for.
     pub fn image_size(&self) -> usize {
         self.unet_config.sample_size * self.vae_config.shrink()
     }
 
-    /// Decodes `embeddings` `[batch, tokens, dim]` to images `[batch, 3, image_size, image_size]` in 0 to 1.
+    /// Decodes `embeddings` `[batch, tokens, dim]` to images `[batch, 3, size, size]` in 0 to 1, of the size that the
+    /// options ask for or [`image_size`](Self::image_size).
     ///
     /// `negative` `[batch, tokens, dim]` are embeddings to move away from. `images` are the indices of the images, which choose
     /// their random numbers: an image depends on its embeddings, its index and the options, not on its batch. `progress`
@@ -226,16 +238,27 @@ impl<B: SeedBackend> Decoder<B> {
             let reason = format!("there must be one index for each of the {batch} embeddings");
             return Err(Error::Argument { name: "images", value: format!("{} indices", images.len()), reason });
         }
-        let start = self.draw(options.seed, images, &embeddings.device());
+        let size = options.size.unwrap_or(self.image_size());
+        let start = self.draw(options.seed, images, self.latent_size(size)?, &embeddings.device());
         let mut observe = |step: super::denoise::Step<'_, B>| progress(step.finished, step.total);
         let latents = self.latents(embeddings, negative, start, options, &mut observe)?;
         Ok(self.pixels(latents))
     }
 
-    /// The random tensors of the images with the given indices: latents first, then for unCLIP the embedding's noise, then
-    /// the negative embedding's.
-    pub fn draw(&self, seed: u64, images: &[u64], device: &B::Device) -> Start<B> {
-        let (channels, size) = (self.unet_config.in_channels, self.unet_config.sample_size);
+    /// Height and width of the latents of images of `size` pixels.
+    fn latent_size(&self, size: usize) -> Result<usize> {
+        let step = self.size_step();
+        if size == 0 || !size.is_multiple_of(step) {
+            let reason = format!("it must be a multiple of {step}, as the decoder's own {} is", self.image_size());
+            return Err(Error::Argument { name: "size", value: size.to_string(), reason });
+        }
+        Ok(size / self.vae_config.shrink())
+    }
+
+    /// The random tensors of the images with the given indices: latents of height and width `size` first, then for unCLIP
+    /// the embedding's noise, then the negative embedding's.
+    pub fn draw(&self, seed: u64, images: &[u64], size: usize, device: &B::Device) -> Start<B> {
+        let channels = self.unet_config.in_channels;
         let [_, dim] = self.embedding_shape();
         let [mut latents, mut noise, mut negative_noise] = [const { Vec::new() }; 3];
         for &image in images {

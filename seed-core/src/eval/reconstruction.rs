@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Recall;
 use crate::{
-    diffusion::DecodeOptions,
+    diffusion::{DecodeOptions, SchedulerName},
     error::Result,
     pixels::{Filter, resize},
     tokenizer::{Embeddings, SeedTokenizer},
@@ -33,6 +33,15 @@ pub struct Reconstruction {
     pub guidance: f64,
     /// Seed.
     pub seed: u64,
+    /// The scheduler, when it was another than the decoder's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<&'static str>,
+    /// Height and width of the decoded images, when they were others than the decoder's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Codes of an image that it was decoded from, when they were not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_first: Option<usize>,
 }
 
 /// Encodes, decodes and compares. `progress` is called with the finished and all images.
@@ -63,6 +72,9 @@ pub fn reconstruction(
         steps: options.steps,
         guidance: options.guidance,
         seed: options.seed,
+        scheduler: options.scheduler.map(SchedulerName::name),
+        size: options.size,
+        keep_first: options.keep_first,
     })
 }
 

@@ -136,7 +136,7 @@ pub trait SeedTokenizer: Send + Sync {
         self.decode_with(codes, None, options, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    /// Codes -> images of the decoder's size.
+    /// Codes -> images of the decoder's size or the one that the options ask for.
     ///
     /// `negative` holds codes to move away from, as many as `codes` or one for all. Each image draws latents and noise
     /// from a generator of its own, under the seed and its [`stream`](Codes::streams): the same seed and codes give the
@@ -406,7 +406,12 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
             }
         }
         let decoder = self.decoder()?;
-        let size = decoder.image_size();
+        let size = options.size.unwrap_or(decoder.image_size());
+        let kept = options.keep_first.unwrap_or(codes.tokens());
+        if kept == 0 || kept > codes.tokens() {
+            let reason = format!("an image has {} codes; keep at least 1 and at most all of them", codes.tokens());
+            return Err(Error::Argument { name: "keep_first", value: kept.to_string(), reason });
+        }
         let at_once = (DECODE_PIXELS_AT_ONCE / (size * size).max(1)).clamp(1, ENCODE_AT_ONCE);
         let batches = codes.batch().div_ceil(at_once);
         let mut images = Vec::with_capacity(codes.batch());
@@ -414,7 +419,7 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
             let range = batch * at_once..codes.batch().min((batch + 1) * at_once);
             let codes = codes.slice(range.clone());
             let streams: Vec<u64> = codes.streams().collect();
-            let embed = |codes: &Codes| self.network.generation(self.code_tensor(codes));
+            let embed = |codes: &Codes| self.network.generation_of_first(self.code_tensor(codes), kept);
             let away = negative.map(|negative| match negative.batch() {
                 1 => embed(negative).repeat_dim(0, range.len()),
                 _ => embed(&negative.slice(range.clone())),

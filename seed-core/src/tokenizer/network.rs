@@ -220,6 +220,9 @@ impl SeedConfig {
 }
 
 /// Steps 2 to 5.
+///
+/// Codes may be cut: of the codes after the first `kept` of an image nothing is known, and the mean of the codebook's rows
+/// stands for each of them, which is nearer to no code than to any other.
 #[derive(Module, Debug)]
 pub struct SeedNetwork<B: Backend> {
     /// Step 2.
@@ -253,6 +256,21 @@ impl<B: SeedBackend> SeedNetwork<B> {
     /// Codes `[batch, queries]` -> generation embedding `[batch, generation_tokens, generation_dim]`.
     pub fn generation(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         self.detokenizer.generation(self.quantizer.states(self.quantizer.rows(codes)))
+    }
+
+    /// As [`generation`](Self::generation), from the first `kept` codes of each image.
+    pub fn generation_of_first(&self, codes: Tensor<B, 2, Int>, kept: usize) -> Tensor<B, 3> {
+        let rows = self.quantizer.rows(codes);
+        let [batch, queries, dim] = rows.dims();
+        let rows = match kept < queries {
+            true => {
+                let mean = self.quantizer.embedding.weight.val().mean_dim(0).unsqueeze::<3>(); // [1, 1, dim]
+                let unknown = mean.expand([batch, queries - kept, dim]);
+                Tensor::cat(vec![rows.narrow(1, 0, kept), unknown], 1)
+            }
+            false => rows,
+        };
+        self.detokenizer.generation(self.quantizer.states(rows))
     }
 
     /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`; nothing for a model without a semantic

@@ -64,7 +64,8 @@ fn images(count: u64) -> Vec<RgbImage> {
     (0..count).map(|index| Scene::sample(3, index, Split::Train).render(64)).collect()
 }
 
-const FAST: DecodeOptions = DecodeOptions { steps: 2, guidance: 4.0, seed: 5, scheduler: None };
+const FAST: DecodeOptions =
+    DecodeOptions { steps: 2, guidance: 4.0, seed: 5, scheduler: None, size: None, keep_first: None };
 
 #[test]
 fn splitting_a_batch_changes_no_code() {
@@ -118,6 +119,22 @@ fn decoding_can_be_stopped_and_refuses_what_does_not_fit() {
     let two = codes.slice(0..2);
     let error = tokenizer.decode_with(&codes, Some(&two), &FAST, &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(error, Err(Error::Argument { name: "negative", .. })));
+}
+
+/// Codes after the kept ones have no say, those before have; the mean of the rows is what stands for them.
+#[test]
+fn a_prefix_says_what_its_codes_say() {
+    let device = Default::default();
+    let network = config(None).model.init::<burn_flex::Flex>(&device);
+    let codes = |last: i64| {
+        let values: Vec<i64> = (0..31).map(|i| i % 7).chain([last]).collect();
+        Tensor::<burn_flex::Flex, 2, Int>::from_data(TensorData::new(values, [1, 32]), &device)
+    };
+    let generate = |last: i64, kept: usize| network.generation_of_first(codes(last), kept).into_data();
+    assert_eq!(generate(1, 32), network.generation(codes(1)).into_data());
+    assert_eq!(generate(1, 31), generate(2, 31));
+    assert_ne!(generate(1, 32), generate(2, 32));
+    assert_ne!(generate(1, 31), generate(1, 30));
 }
 
 #[test]
