@@ -5,7 +5,6 @@ use std::{io::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use seed_core::{
     Codes, DType, DecodeOptions, Device, Error, Model,
-    checkpoint::Dtype,
     tokenizer::{SeedConfig, random_bundle, random_decoder},
 };
 use serde_json::json;
@@ -73,9 +72,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let scratch = scratch.context("cannot make a temporary folder; choose another with --scratch")?;
     let bundle = scratch.path().join(name);
     global.note(|| format!("writing random weights of {name} to {}", bundle.display()));
-    random_bundle(&config, 0, Dtype::F16, &bundle)?;
+    random_bundle(&config, 0, DType::F16, &bundle)?;
     if matches!(args.preset, Preset::Decoder) {
-        random_decoder(Dtype::F16, &bundle)?;
+        random_decoder(DType::F16, &bundle)?;
         return decode(args, bundle, global);
     }
 

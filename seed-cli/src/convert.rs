@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
 use seed_core::{
-    checkpoint::Dtype,
+    DType,
     tokenizer::{Conversion, ConvertOptions, SeedConfig, convert},
 };
 
@@ -41,8 +41,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PIXELS", value_parser = crate::options::positive)]
     image_size: Option<usize>,
     /// Element type on disk
-    #[arg(long, value_name = "DTYPE", default_value = "f16", value_parser = parse_dtype)]
-    dtype: Dtype,
+    #[arg(long, value_name = "DTYPE", default_value = "f16")]
+    dtype: DType,
     /// Name of the model [default: the bundle's folder]
     #[arg(long)]
     name: Option<String>,
@@ -79,15 +79,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
 fn read_config(path: &PathBuf) -> anyhow::Result<SeedConfig> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} does not hold the sizes of a model", path.display()))
-}
-
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
-    match text {
-        "f32" => Ok(Dtype::F32),
-        "f16" => Ok(Dtype::F16),
-        "bf16" => Ok(Dtype::BF16),
-        _ => Err("the dtypes are f32, f16 and bf16".to_owned()),
-    }
 }
 
 /// The account in words: a line a file and rule, with every key if `all`.

@@ -59,7 +59,7 @@ pub(crate) struct ModelOptions {
     /// Device to compute on
     #[arg(long, default_value_t)]
     device: Device,
-    /// Numbers to compute in
+    /// Numbers that weights are kept in: f32, or half the memory with f16 or bf16; sums are in f32 in any case
     #[arg(long, default_value_t)]
     dtype: DType,
 }

@@ -7,14 +7,14 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig},
     tensor::{Int, Tensor, TensorData, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    nn::{SeedBackend, attention, gelu, merge_heads, split_heads},
+    nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads},
 };
 
 /// Sizes of the text tower and of the projections, and the words that captions may use.

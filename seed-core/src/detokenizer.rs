@@ -14,13 +14,13 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    nn::{Initializer, LayerNorm, LayerNormConfig},
     tensor::{Tensor, activation::relu, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nn::{SeedBackend, attention, gelu, merge_heads, split_heads},
+    nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads},
     qformer::{QFormer, QFormerConfig},
 };
 

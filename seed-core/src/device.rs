@@ -1,4 +1,4 @@
-//! Where and in which numbers a model computes. The only place that knows which backends a build has.
+//! Where a model computes. The only place that knows which backends a build has.
 
 use std::{fmt, str::FromStr};
 
@@ -23,10 +23,10 @@ impl Device {
         &["cpu"]
     }
 
-    /// Runs `task` on the backend of this device, in `dtype`.
-    pub(crate) fn run<T: OnBackend>(self, dtype: DType, task: T) -> T::Output {
-        match (self, dtype) {
-            (Self::Cpu, DType::F32) => task.run::<Flex>(Default::default()),
+    /// Runs `task` on the backend of this device.
+    pub(crate) fn run<T: OnBackend>(self, task: T) -> T::Output {
+        match self {
+            Self::Cpu => task.run::<Flex>(Default::default()),
         }
     }
 }
@@ -62,45 +62,13 @@ impl FromStr for Device {
     }
 }
 
-/// The dtype that a model computes in. Codes are computed in float32 from the latents on in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DType {
-    /// 32-bit floating point.
-    #[default]
-    F32,
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-        }
-    }
-}
-
-impl FromStr for DType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f32" => Ok(Self::F32),
-            _ => Err(Error::Argument {
-                name: "dtype",
-                value: text.to_owned(),
-                reason: "this build computes in f32".to_owned(),
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn unknown_device_and_dtype_say_what_there_is() {
+    fn an_unknown_device_says_what_there_is() {
         assert!("cuda:0".parse::<Device>().unwrap_err().to_string().contains("this build runs on cpu"));
-        assert!("f64".parse::<DType>().unwrap_err().to_string().contains("f32"));
         assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
     }
 }

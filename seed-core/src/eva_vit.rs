@@ -7,13 +7,13 @@
 use burn::{
     module::{Module, Param},
     nn::{
-        Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+        Initializer, LayerNorm, LayerNormConfig,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Tensor, backend::Backend},
+    tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions},
 };
 
-use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads};
 
 /// Sizes of the vision transformer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,11 +109,20 @@ struct PatchEmbed<B: Backend> {
     proj: Conv2d<B>,
 }
 
+impl<B: Backend> PatchEmbed<B> {
+    /// In the type of the pixels, and as burn computes it: the same for every batch size.
+    fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 4> {
+        let weight = self.proj.weight.val().cast(pixels.dtype());
+        let options = ConvOptions::new(self.proj.stride, [0, 0], [1, 1], 1);
+        conv2d(pixels, weight, self.proj.bias.as_ref().map(Param::val), options)
+    }
+}
+
 impl<B: SeedBackend> EvaVit<B> {
     /// Normalized pixels `[batch, 3, size, size]` -> features `[batch, 1 + patches, width]`, class token first.
     pub fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
         let [batch, ..] = pixels.dims();
-        let patches = self.patch_embed.proj.forward(pixels).flatten::<3>(2, 3).swap_dims(1, 2); // [batch, patches, width]
+        let patches = self.patch_embed.forward(pixels).flatten::<3>(2, 3).swap_dims(1, 2); // [batch, patches, width]
         let class = self.cls_token.val().repeat_dim(0, batch); // [batch, 1, width]
         let mut x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val(); // [batch, 1 + patches, width]
         for block in &self.blocks {

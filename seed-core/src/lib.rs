@@ -43,8 +43,9 @@ pub mod scenes;
 #[cfg(feature = "train")]
 pub mod train;
 
+pub use checkpoint::DType;
 pub use codes::Codes;
-pub use device::{DType, Device};
+pub use device::Device;
 pub use diffusion::{DecodeOptions, SchedulerName};
 pub use error::{Error, Result};
 pub use tokenizer::{Model, SeedTokenizer, open};

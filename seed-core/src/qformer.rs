@@ -7,11 +7,11 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    nn::{Initializer, LayerNorm, LayerNormConfig},
     tensor::{Tensor, backend::Backend},
 };
 
-use crate::nn::{SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads};
 
 /// Added to the score of a hidden query, as in BERT.
 const HIDDEN: f64 = -10_000.0;
@@ -194,7 +194,9 @@ impl<B: Backend> Output<B> {
     fn new(inner: usize, width: usize, device: &B::Device) -> Self {
         Self { dense: linear(inner, width, device), layer_norm: layer_norm(width, device) }
     }
+}
 
+impl<B: SeedBackend> Output<B> {
     /// Post-norm residual: `LayerNorm(dense(x) + residual)`.
     fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         self.layer_norm.forward(self.dense.forward(x) + residual)

@@ -6,11 +6,11 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig},
+    nn::{Embedding, EmbeddingConfig, Initializer},
     tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend},
 };
 
-use crate::nn::SeedBackend;
+use crate::nn::{Linear, LinearConfig, SeedBackend};
 
 /// Sizes of the codebook and of the layers around it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -73,6 +73,26 @@ fn json_lines_say_what_made_them() {
 }
 
 #[test]
+fn half_precision_is_recorded_and_rounds_weights_alone() {
+    let world = World::new();
+    let paths = world.images(3);
+    let lines = |model: &[&str], dtype: &str| -> Vec<Value> {
+        let output = done(program().args(["encode", "--json", "--margins", "--dtype", dtype]).args(model).args(&paths));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // The built-in weights are float16 already.
+    for (half, full) in lines(&[], "f16").iter().zip(lines(&[], "f32")) {
+        assert_eq!(half["tokenizer"]["dtype"], "f16");
+        assert_eq!((&half["codes"], &half["margins"]), (&full["codes"], &full["margins"]));
+    }
+    let bundle = world.bundle();
+    let golden = ["--model", bundle.to_str().unwrap()];
+    assert_ne!(lines(&golden, "bf16")[0]["margins"], lines(&golden, "f32")[0]["margins"]);
+    done(world.seed("reconstruct").args(&paths).args(["--dtype", "f16", "--out", "out"]));
+    fails(world.seed("encode").args(["--dtype", "f64"]).args(&paths), 2, &["dtype", "f64", "f32, f16 and bf16"]);
+}
+
+#[test]
 fn pixels_of_another_size_are_refused() {
     let world = World::new();
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");

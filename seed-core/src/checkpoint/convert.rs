@@ -4,6 +4,8 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::DType;
+
 /// Values converted at a time: 8 KiB of half floats, on the stack.
 const CHUNK: usize = 4096;
 
@@ -58,25 +60,33 @@ pub(super) fn count_not_finite(values: &[f32]) -> usize {
     values.iter().map(|value| usize::from(!value.is_finite())).sum()
 }
 
-/// float32 values as little-endian float32.
-pub(super) fn to_f32(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-/// float32 values as little-endian float16, and how many finite ones became infinite.
-pub(super) fn to_f16(values: &[f32]) -> (Vec<u8>, usize) {
+/// float32 values as float16, or how many finite ones it cannot hold.
+pub(super) fn to_f16(values: &[f32]) -> Result<Vec<f16>, String> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
-    let lost = halves.iter().filter(|half| !half.is_finite()).count();
-    (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), lost)
+    match halves.iter().filter(|half| !half.is_finite()).count() {
+        0 => Ok(halves),
+        lost => Err(beyond(lost, values.len(), DType::F16)),
+    }
 }
 
-/// float32 values as little-endian bfloat16, and how many finite ones became infinite.
-pub(super) fn to_bf16(values: &[f32]) -> (Vec<u8>, usize) {
+/// float32 values as bfloat16, or how many finite ones it cannot hold.
+pub(super) fn to_bf16(values: &[f32]) -> Result<Vec<bf16>, String> {
     let mut halves = vec![bf16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
-    let lost = halves.iter().filter(|half| !half.is_finite()).count();
-    (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), lost)
+    match halves.iter().filter(|half| !half.is_finite()).count() {
+        0 => Ok(halves),
+        lost => Err(beyond(lost, values.len(), DType::BF16)),
+    }
+}
+
+fn beyond(lost: usize, of: usize, dtype: DType) -> String {
+    format!("holds {lost} values of {of} beyond the range of {dtype}; choose f32")
+}
+
+/// Elements as little-endian bytes.
+pub(super) fn bytes<T: Copy, const N: usize>(values: &[T], to_bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|&value| to_bytes(value)).collect()
 }
 
 /// A matrix `[rows, columns]` as `[columns, rows]`.

@@ -98,6 +98,8 @@ pub(super) struct Slot {
     pub(super) key: String,
     /// The file holds the matrix with rows and columns exchanged.
     pub(super) transposed: bool,
+    /// It is the weight of a linear layer or a convolution.
+    pub(super) layer_weight: bool,
 }
 
 impl Place {
@@ -130,7 +132,12 @@ impl Place {
             path.push('.');
         }
         path.push_str(name);
-        Slot { key: table.key(&path), transposed: owner == "Linear" && field == "weight" }
+        let weight = field == "weight";
+        Slot {
+            key: table.key(&path),
+            transposed: weight && owner == "Linear",
+            layer_weight: weight && matches!(owner, "Linear" | "Conv2d"),
+        }
     }
 }
 

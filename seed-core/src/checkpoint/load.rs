@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, DType, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Bool, DType as Element, Int, Tensor, TensorData, backend::Backend};
 
+use super::DType;
 use super::convert;
 use super::keys::{KeyTable, Place, Slot};
 use super::weights::Weights;
@@ -21,11 +22,20 @@ use crate::error::{Error, Result};
 /// [`KeyTable::ignored`] knowing them; [`Error::TensorShape`]; [`Error::TensorValue`] for a dtype other than F32, F16 and
 /// BF16, and for values that are not finite.
 pub fn load<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable) -> Result<M> {
+    load_as(module, weights, table, DType::F32)
+}
+
+/// As [`load`], with the weights of linear layers and convolutions in `dtype`; their biases and everything else stay float32.
+/// One tensor at a time is in memory twice.
+///
+/// # Errors
+/// As [`load`], and [`Error::TensorValue`] for weights that `dtype` cannot hold.
+pub fn load_as<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable, dtype: DType) -> Result<M> {
     let mut plan = Plan { place: Place::default(), table, needed: Vec::new(), unsupported: None };
     module.visit(&mut plan);
     plan.check(weights)?;
 
-    let mut loader = Loader { place: Place::default(), table, weights, failure: None };
+    let mut loader = Loader { place: Place::default(), table, weights, dtype, failure: None };
     let module = module.map(&mut loader);
     loader.failure.map_or(Ok(module), Err)
 }
@@ -103,22 +113,37 @@ struct Loader<'a> {
     place: Place,
     table: &'a KeyTable,
     weights: &'a Weights,
+    /// Element type of the layers that may have another than float32.
+    dtype: DType,
     failure: Option<Error>,
 }
 
 impl Loader<'_> {
-    fn read(&self, dims: &[usize]) -> Result<TensorData> {
+    fn read(&self, dims: &[usize]) -> Result<(TensorData, Element)> {
         let slot = self.place.slot(self.table);
         let mut values = self.weights.floats(&slot.key)?;
         let bad = convert::count_not_finite(&values);
         if bad > 0 {
             let reason = format!("holds {bad} values of {} that are not finite", values.len());
-            return Err(Error::TensorValue { file: self.weights.describe().to_owned(), key: slot.key, reason });
+            return Err(self.unfit(&slot, reason));
         }
         if let ([rows, columns], true) = (dims, slot.transposed) {
             values = convert::transpose(&values, *columns, *rows);
         }
-        Ok(TensorData::new(values, dims))
+        let unfit = |reason| self.unfit(&slot, reason);
+        match self.dtype {
+            DType::F16 if slot.layer_weight => {
+                Ok((TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims), Element::F16))
+            }
+            DType::BF16 if slot.layer_weight => {
+                Ok((TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims), Element::BF16))
+            }
+            _ => Ok((TensorData::new(values, dims), Element::F32)),
+        }
+    }
+
+    fn unfit(&self, slot: &Slot, reason: String) -> Error {
+        Error::TensorValue { file: self.weights.describe().to_owned(), key: slot.key.clone(), reason }
     }
 }
 
@@ -136,8 +161,8 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
             return param;
         }
         match self.read(&param.lazy_shape().to_vec()) {
-            Ok(data) => {
-                let tensor = Tensor::from_data(data, (&param.lazy_device(), DType::F32));
+            Ok((data, element)) => {
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), element));
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

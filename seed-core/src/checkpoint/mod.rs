@@ -10,7 +10,8 @@
 //! | `keys` | [`KeyTable`]: module paths to checkpoint keys |
 //! | `load` | [`load`]: file to module |
 //! | `save` | [`save`]: module to file |
-//! | `convert` | dtypes and layouts |
+//! | `dtype` | [`DType`]: element types of weights |
+//! | `convert` | numbers and layouts |
 //! | `hub` | fetching published weights, with the feature `fetch` |
 //!
 //! Checkpoints are in PyTorch's layout and naming; burn's differs in two points, which loading and saving bridge by the
@@ -18,6 +19,7 @@
 //! and `gamma` and `beta` of a normalization layer are `weight` and `bias` in files. Everything else is stored as it is.
 
 mod convert;
+mod dtype;
 mod files;
 mod format;
 #[cfg(feature = "fetch")]
@@ -29,10 +31,11 @@ mod save;
 mod shards;
 mod weights;
 
+pub use dtype::DType;
 pub use files::Files;
 pub use keys::KeyTable;
-pub use load::{expected, load};
-pub use save::{Dtype, Made, save, save_tensors};
+pub use load::{expected, load, load_as};
+pub use save::{Made, save, save_tensors};
 pub use weights::{Skipped, Stored, Weights};
 
 #[cfg(test)]

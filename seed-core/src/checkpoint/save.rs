@@ -8,23 +8,14 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
+use half::{bf16, f16};
 use safetensors::{SafeTensorError, serialize_to_file, tensor::View};
 
+use super::DType;
 use super::convert;
 use super::keys::{KeyTable, Place, Slot};
 use crate::atomic;
 use crate::error::{Error, Result};
-
-/// Element type of a weight file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// float32.
-    F32,
-    /// float16: 11 bits of precision, up to 65504.
-    F16,
-    /// bfloat16: 8 bits of precision, float32's range.
-    BF16,
-}
 
 /// Writes a module's weights as a safetensors file that [`load`](super::load) and PyTorch read.
 ///
@@ -33,7 +24,7 @@ pub enum Dtype {
 ///
 /// # Errors
 /// [`Error::Write`]; [`Error::TensorValue`] for values that are not finite or that `dtype` cannot hold.
-pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable, dtype: Dtype) -> Result<()> {
+pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable, dtype: DType) -> Result<()> {
     let mut collector = Collector { place: Place::default(), table, entries: BTreeMap::new(), refused: None };
     module.visit(&mut collector);
     if let Some((key, reason)) = collector.refused {
@@ -54,14 +45,14 @@ pub struct Made<'a> {
 ///
 /// # Errors
 /// As [`save`].
-pub fn save_tensors(tensors: BTreeMap<String, Made<'_>>, path: &Path, dtype: Dtype) -> Result<()> {
+pub fn save_tensors(tensors: BTreeMap<String, Made<'_>>, path: &Path, dtype: DType) -> Result<()> {
     fn entry(made: Made<'_>) -> Entry<'_> {
         Entry { shape: made.shape, transposed: false, fetch: made.values }
     }
     write(&tensors.into_iter().map(|(key, made)| (key, entry(made))).collect(), path, dtype)
 }
 
-fn write(entries: &BTreeMap<String, Entry<'_>>, path: &Path, dtype: Dtype) -> Result<()> {
+fn write(entries: &BTreeMap<String, Entry<'_>>, path: &Path, dtype: DType) -> Result<()> {
     let file = path.display().to_string();
     let failure = RefCell::new(None);
     let pending = entries.iter().map(|(key, entry)| {
@@ -92,7 +83,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     /// The bytes in the file's layout, or what is wrong with the values.
-    fn bytes(&self, dtype: Dtype) -> Result<Vec<u8>, String> {
+    fn bytes(&self, dtype: DType) -> Result<Vec<u8>, String> {
         let mut values = (self.fetch)()?;
         let bad = convert::count_not_finite(&values);
         if bad > 0 {
@@ -101,14 +92,10 @@ impl Entry<'_> {
         if let ([rows, columns], true) = (self.shape.as_slice(), self.transposed) {
             values = convert::transpose(&values, *columns, *rows);
         }
-        let (bytes, lost) = match dtype {
-            Dtype::F32 => (convert::to_f32(&values), 0),
-            Dtype::F16 => convert::to_f16(&values),
-            Dtype::BF16 => convert::to_bf16(&values),
-        };
-        match lost {
-            0 => Ok(bytes),
-            _ => Err(format!("holds {lost} values of {} beyond the range of {dtype:?}; save as F32", values.len())),
+        match dtype {
+            DType::F32 => Ok(convert::bytes(&values, f32::to_le_bytes)),
+            DType::F16 => Ok(convert::bytes(&convert::to_f16(&values)?, f16::to_le_bytes)),
+            DType::BF16 => Ok(convert::bytes(&convert::to_bf16(&values)?, bf16::to_le_bytes)),
         }
     }
 }
@@ -117,16 +104,16 @@ impl Entry<'_> {
 struct Pending<'a> {
     key: &'a str,
     entry: &'a Entry<'a>,
-    dtype: Dtype,
+    dtype: DType,
     failure: &'a RefCell<Option<(String, String)>>,
 }
 
 impl View for Pending<'_> {
     fn dtype(&self) -> safetensors::Dtype {
         match self.dtype {
-            Dtype::F32 => safetensors::Dtype::F32,
-            Dtype::F16 => safetensors::Dtype::F16,
-            Dtype::BF16 => safetensors::Dtype::BF16,
+            DType::F32 => safetensors::Dtype::F32,
+            DType::F16 => safetensors::Dtype::F16,
+            DType::BF16 => safetensors::Dtype::BF16,
         }
     }
 
@@ -146,7 +133,7 @@ impl View for Pending<'_> {
     }
 
     fn data_len(&self) -> usize {
-        let size = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        let size = if self.dtype == DType::F32 { 4 } else { 2 };
         self.entry.shape.iter().product::<usize>() * size
     }
 }

@@ -7,7 +7,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
     Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
-use burn::tensor::{DType, Int, Tensor, backend::Backend};
+use burn::tensor::{DType as Element, Int, Tensor, backend::Backend};
 use burn_flex::Flex;
 use proptest::prelude::*;
 use safetensors::Dtype as OnDisk;
@@ -115,7 +115,7 @@ const SIX: [f32; 6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
 fn round_trip_in_every_dtype() {
     let folder = Folder::new();
     let model = net::<Flex>(5);
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
         save(&model, &folder.path(), &TABLE, dtype).unwrap();
         let weights = Weights::open(&folder.path()).unwrap();
         let keys: Vec<&str> = weights.keys().collect();
@@ -138,11 +138,11 @@ fn round_trip_in_every_dtype() {
             (model.blocks[1].self_.weight.val(), loaded.blocks[1].self_.weight.val()),
         ];
         for (before, after) in pairs {
-            assert_eq!(after.dtype(), DType::F32);
+            assert_eq!(after.dtype(), Element::F32);
             let rounded = match dtype {
-                Dtype::F32 => before,
-                Dtype::F16 => before.cast(DType::F16).cast(DType::F32),
-                Dtype::BF16 => before.cast(DType::BF16).cast(DType::F32),
+                DType::F32 => before,
+                DType::F16 => before.cast(Element::F16).cast(Element::F32),
+                DType::BF16 => before.cast(Element::BF16).cast(Element::F32),
             };
             rounded.to_data().assert_eq(&after.to_data(), true);
         }
@@ -165,9 +165,9 @@ fn linear_weights_are_turned_and_lead_to_the_same_product() {
 fn saving_is_a_function_of_the_weights_and_readable_by_others() {
     let folder = Folder::new();
     let model = net::<Flex>(5);
-    save(&model, &folder.path(), &TABLE, Dtype::BF16).unwrap();
+    save(&model, &folder.path(), &TABLE, DType::BF16).unwrap();
     let first = std::fs::read(folder.path()).unwrap();
-    save(&model, &folder.path(), &TABLE, Dtype::BF16).unwrap();
+    save(&model, &folder.path(), &TABLE, DType::BF16).unwrap();
     assert_eq!(first, std::fs::read(folder.path()).unwrap());
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&first).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
@@ -195,7 +195,7 @@ fn all_missing_and_unused_keys_are_named_at_once() {
 #[test]
 fn shapes_are_reported_in_the_file_layout() {
     let folder = Folder::new();
-    save(&net::<Flex>(5), &folder.path(), &TABLE, Dtype::F16).unwrap();
+    save(&net::<Flex>(5), &folder.path(), &TABLE, DType::F16).unwrap();
     match load(net::<Flex>(8), &Weights::open(&folder.path()).unwrap(), &TABLE).unwrap_err() {
         Error::TensorShape { key, expected, found, .. } if key == "head.weight" => {
             assert_eq!((expected, found), (vec![8, 6], vec![5, 6]));
@@ -235,13 +235,37 @@ fn values_and_dtypes_that_weights_cannot_have() {
 }
 
 #[test]
+fn the_weights_of_layers_alone_are_halved_in_memory() {
+    let folder = Folder::new();
+    let model = net::<Flex>(5);
+    save(&model, &folder.path(), &TABLE, DType::F32).unwrap();
+    let weights = Weights::open(&folder.path()).unwrap();
+    for (dtype, element) in [(DType::F16, Element::F16), (DType::BF16, Element::BF16)] {
+        let loaded = load_as(net::<Flex>(5), &weights, &TABLE, dtype).unwrap();
+        let (layer, patch) = (loaded.blocks[1].self_.weight.val(), loaded.patch.weight.val());
+        assert_eq!((layer.dtype(), patch.dtype()), (element, element));
+        assert_eq!(layer.into_data(), model.blocks[1].self_.weight.val().cast(element).into_data());
+        assert_eq!(loaded.words.weight.val().dtype(), Element::F32);
+        assert_eq!(loaded.blocks[1].self_.bias.as_ref().unwrap().val().dtype(), Element::F32);
+        assert_eq!(loaded.blocks[1].norm1.gamma.val().dtype(), Element::F32);
+    }
+    let mut model = linear();
+    model.weight = Param::from_data([[1.0, 2.0], [1.0e6, 3.0], [4.0, 5.0]], &Default::default());
+    save(&model, &folder.path(), &KeyTable::EXACT, DType::F32).unwrap();
+    let weights = Weights::open(&folder.path()).unwrap();
+    let text = load_as(linear(), &weights, &KeyTable::EXACT, DType::F16).unwrap_err().to_string();
+    assert!(text.contains("tensor weight") && text.contains("1 values of 6 beyond the range of f16"), "{text}");
+    load_as(linear(), &weights, &KeyTable::EXACT, DType::BF16).unwrap();
+}
+
+#[test]
 fn what_cannot_be_saved_leaves_the_old_file() {
     let folder = Folder::new();
     std::fs::write(folder.path(), "old").unwrap();
     for (value, dtype, reason) in [
-        (f32::NAN, Dtype::F32, "not finite"),
-        (1.0e6, Dtype::F16, "beyond the range of F16"),
-        (f32::MAX, Dtype::BF16, "beyond the range of BF16"),
+        (f32::NAN, DType::F32, "not finite"),
+        (1.0e6, DType::F16, "beyond the range of f16"),
+        (f32::MAX, DType::BF16, "beyond the range of bf16"),
     ] {
         let mut model = linear();
         model.bias = Some(Param::from_data([1.0, value], &Default::default()));
@@ -251,9 +275,9 @@ fn what_cannot_be_saved_leaves_the_old_file() {
     assert_eq!(std::fs::read(folder.path()).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(folder.0.path()).unwrap().count(), 1, "nothing is left beside the file");
     let nowhere = folder.0.path().join("no/such/model.safetensors");
-    assert!(matches!(save(&linear(), &nowhere, &KeyTable::EXACT, Dtype::F32), Err(Error::Write { .. })));
+    assert!(matches!(save(&linear(), &nowhere, &KeyTable::EXACT, DType::F32), Err(Error::Write { .. })));
     let clash = KeyTable { renames: &[("weight", "bias")], ignored: &[] };
-    let text = save(&linear(), &folder.path(), &clash, Dtype::F32).unwrap_err().to_string();
+    let text = save(&linear(), &folder.path(), &clash, DType::F32).unwrap_err().to_string();
     assert!(text.contains("bias is the key of two parameters"), "{text}");
 }
 
@@ -277,7 +301,7 @@ fn integer_parameters_are_refused_both_ways() {
     let ids = Tensor::<Flex, 1, Int>::from_ints([1, 2], &Default::default());
     let model = Positions { ids: Param::initialized(burn::module::ParamId::new(), ids) };
     let folder = Folder::new();
-    let text = save(&model, &folder.path(), &KeyTable::EXACT, Dtype::F32).unwrap_err().to_string();
+    let text = save(&model, &folder.path(), &KeyTable::EXACT, DType::F32).unwrap_err().to_string();
     assert!(text.contains("tensor ids"), "{text}");
     let text = load(model, &folder.write(&[]), &KeyTable::EXACT).unwrap_err().to_string();
     assert!(text.contains("tensor ids"), "{text}");

@@ -5,7 +5,7 @@
 
 use burn::module::Module;
 use burn::nn::{
-    GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d,
+    GroupNorm, GroupNormConfig, PaddingConfig2d,
     conv::{Conv2d, Conv2dConfig},
 };
 use burn::tensor::{
@@ -15,7 +15,7 @@ use burn::tensor::{
     ops::{InterpolateMode, InterpolateOptions},
 };
 
-use crate::nn::{SeedBackend, conv2d, group_norm, silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm, silu};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {

@@ -3,11 +3,11 @@
 //! Source: transformers 4.30.2, `CLIPEncoderLayer`: pre-norm self-attention and MLP. Field names are the checkpoint's.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::Deserialize;
 
-use crate::nn::{SeedBackend, attention, gelu, merge_heads, silu, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, silu, split_heads};
 
 /// Sizes of a layer.
 #[derive(Clone, Copy, Debug)]

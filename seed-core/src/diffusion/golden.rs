@@ -54,7 +54,7 @@ fn assert_close<const D: usize>(name: &str, found: Tensor<Flex, D>, expected: Te
 }
 
 fn unclip() -> (Decoder<Flex>, Cases) {
-    (Decoder::load(&files("unclip"), &Default::default()).unwrap(), Cases::open("unclip"))
+    (Decoder::load(&files("unclip"), &Default::default(), checkpoint::DType::F32).unwrap(), Cases::open("unclip"))
 }
 
 /// Embeddings of one token.
@@ -144,7 +144,7 @@ fn stable_diffusion_1() {
     let (files, cases) = (files("sd1"), Cases::open("sd1"));
     let ids = empty_prompt::token_ids(&files.sub("tokenizer"), 77).unwrap();
     assert_eq!(ids, cases.integers("empty_prompt_ids"));
-    let model = Decoder::<Flex>::load(&files, &Default::default()).unwrap();
+    let model = Decoder::<Flex>::load(&files, &Default::default(), checkpoint::DType::F32).unwrap();
     assert_close("empty prompt", model.empty_prompt.clone(), cases.floats("empty_prompt_embeds"), NETWORK);
     assert_eq!(model.embedding_shape(), [77, 64]);
     let (timesteps, expected) = (cases.integers("timesteps"), cases.floats::<5>("step_latents"));
@@ -209,8 +209,9 @@ fn the_scheduler_is_saved() {
     let (mut model, _) = unclip();
     model.sampler = model.sampler.with_scheduler(SchedulerName::DpmSolver).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    model.save(folder.path(), checkpoint::Dtype::F32).unwrap();
-    let loaded = Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default()).unwrap();
+    model.save(folder.path(), checkpoint::DType::F32).unwrap();
+    let loaded =
+        Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default(), checkpoint::DType::F32).unwrap();
     assert_eq!(loaded.sampler.config(), model.sampler.config());
     let index = std::fs::read_to_string(folder.path().join("model_index.json")).unwrap();
     assert!(index.contains("DPMSolverMultistepScheduler"), "{index}");
@@ -254,12 +255,12 @@ fn stored_empty_prompt_and_old_keys() {
             std::fs::copy(file.path(), path(part).join(file.file_name())).unwrap();
         }
     }
-    let load = || Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default());
+    let load = || Decoder::<Flex>::load(&Files::folder(folder.path()), &Default::default(), checkpoint::DType::F32);
     let error = load().unwrap_err().to_string();
     assert!(error.contains("text_encoder"), "{error}");
 
     let vae_file = path("vae").join("diffusion_pytorch_model.safetensors");
-    checkpoint::save(&model.vae, &vae_file, &vae::OLD_KEYS, checkpoint::Dtype::F32).unwrap();
+    checkpoint::save(&model.vae, &vae_file, &vae::OLD_KEYS, checkpoint::DType::F32).unwrap();
     let old = "decoder.mid_block.attentions.0.proj_attn.weight";
     assert!(Weights::open(&vae_file).unwrap().get(old).is_some());
     let store = |width: usize, value: f32| {

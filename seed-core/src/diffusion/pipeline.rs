@@ -28,7 +28,7 @@ use super::sampler::{Prediction, Sampler, SamplerConfig, SchedulerName};
 use super::schedule::{NoiseSchedule, NoiseScheduleConfig};
 use super::unet::{UNet, UNetConfig};
 use super::vae::{self, Vae, VaeConfig};
-use crate::checkpoint::{self, Files, KeyTable};
+use crate::checkpoint::{self, DType, Files, KeyTable};
 use crate::error::{Error, Result};
 use crate::nn::SeedBackend;
 
@@ -139,14 +139,14 @@ impl<B: SeedBackend> Decoder<B> {
         }
     }
 
-    /// Loads a folder in diffusers' layout.
+    /// Loads a folder in diffusers' layout, with the weights of the networks' layers in `dtype`.
     ///
     /// Needs `model_index.json`, `unet`, `vae`, `scheduler`, for unCLIP `image_normalizer` and `image_noising_scheduler`,
     /// and either `empty_prompt.safetensors` or `text_encoder` and `tokenizer`. Anything else is left alone.
     ///
     /// # Errors
     /// Whatever is missing, broken or not supported, by file and field or key.
-    pub fn load(files: &Files, device: &B::Device) -> Result<Self> {
+    pub fn load(files: &Files, device: &B::Device, dtype: DType) -> Result<Self> {
         let index: ModelIndex = files.json("model_index.json")?;
         let conditioning = match index.class.as_str() {
             UNCLIP => load_class_vector(files, device)?,
@@ -157,8 +157,8 @@ impl<B: SeedBackend> Decoder<B> {
                 return Err(Error::Config { file: files.describe("model_index.json"), reason });
             }
         };
-        let (unet_config, unet) = load_unet(&files.sub("unet"), device)?;
-        let (vae_config, vae) = load_vae(&files.sub("vae"), device)?;
+        let (unet_config, unet) = load_unet(&files.sub("unet"), device, dtype)?;
+        let (vae_config, vae) = load_vae(&files.sub("vae"), device, dtype)?;
         let sampler = Sampler::new(&config::sampler(&files.sub("scheduler"), SCHEDULER)?);
         let model = Self {
             unet_config,
@@ -404,10 +404,10 @@ fn checked<T: serde::de::DeserializeOwned>(
 ///
 /// # Errors
 /// Whatever is missing, broken or not supported, by file and field or key.
-pub fn load_unet<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(UNetConfig, UNet<B>)> {
+pub fn load_unet<B: SeedBackend>(files: &Files, device: &B::Device, dtype: DType) -> Result<(UNetConfig, UNet<B>)> {
     let config = checked(files, MODEL, &config::UNET, UNetConfig::check)?;
     let weights = config::weights(files, WEIGHTS)?;
-    let unet = checkpoint::load(config.init(device), &weights, &KeyTable::EXACT)?;
+    let unet = checkpoint::load_as(config.init(device), &weights, &KeyTable::EXACT, dtype)?;
     Ok((config, unet))
 }
 
@@ -415,10 +415,10 @@ pub fn load_unet<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(U
 ///
 /// # Errors
 /// Whatever is missing, broken or not supported, by file and field or key.
-pub fn load_vae<B: SeedBackend>(files: &Files, device: &B::Device) -> Result<(VaeConfig, Vae<B>)> {
+pub fn load_vae<B: SeedBackend>(files: &Files, device: &B::Device, dtype: DType) -> Result<(VaeConfig, Vae<B>)> {
     let config = checked(files, MODEL, &config::VAE, VaeConfig::check)?;
     let weights = config::weights(files, WEIGHTS)?;
-    let vae = checkpoint::load(config.init(device), &weights, vae::keys_of(&weights))?;
+    let vae = checkpoint::load_as(config.init(device), &weights, vae::keys_of(&weights), dtype)?;
     Ok((config, vae))
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::empty_prompt;
 use super::pipeline::{Conditioning, Decoder, STABLE_DIFFUSION, UNCLIP};
 use crate::atomic;
-use crate::checkpoint::{self, Dtype, KeyTable};
+use crate::checkpoint::{self, DType, KeyTable};
 use crate::error::{Error, Result};
 use crate::nn::SeedBackend;
 
@@ -26,7 +26,7 @@ impl<B: SeedBackend> Decoder<B> {
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::TensorValue`] for weights that `dtype` cannot hold.
-    pub fn save(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+    pub fn save(&self, folder: &Path, dtype: DType) -> Result<()> {
         let unet = part(folder, "unet")?;
         write_json(&unet.join("config.json"), &to_json(&self.unet_config))?;
         checkpoint::save(&self.unet, &unet.join(WEIGHTS), &KeyTable::EXACT, dtype)?;

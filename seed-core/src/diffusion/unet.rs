@@ -6,13 +6,13 @@
 //! `upcast_attention` changes nothing in float32.
 
 use burn::module::Module;
-use burn::nn::{GroupNorm, Linear, LinearConfig, conv::Conv2d};
+use burn::nn::{GroupNorm, conv::Conv2d};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::{conv_3x3, norm_layer, sinusoidal_embedding};
 use super::unet_blocks::{DownBlock, LevelSizes, MidBlock, UpBlock, UpChannels};
-use crate::nn::{SeedBackend, conv2d, group_norm, silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm, silu};
 
 /// Sizes of a [`UNet`], named as in diffusers' `unet/config.json`. `serde_json` writes a file that diffusers reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

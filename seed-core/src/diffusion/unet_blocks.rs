@@ -7,13 +7,13 @@
 
 use burn::module::Module;
 use burn::nn::{
-    Dropout, DropoutConfig, GroupNorm, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+    Dropout, DropoutConfig, GroupNorm, LayerNorm, LayerNormConfig,
     conv::{Conv2d, Conv2dConfig},
 };
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, norm_layer};
-use crate::nn::{SeedBackend, attention, conv2d, gelu, group_norm, merge_heads, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, gelu, group_norm, merge_heads, split_heads};
 
 /// Epsilon of the group normalization before a transformer, whatever `norm_eps` says.
 const TRANSFORMER_EPS: f64 = 1e-6;

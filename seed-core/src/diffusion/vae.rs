@@ -4,7 +4,7 @@
 //! checkpoint's keys. Sampling and the scaling factor belong to the callers.
 
 use burn::module::Module;
-use burn::nn::{GroupNorm, Linear, LinearConfig, conv::Conv2d};
+use burn::nn::{GroupNorm, conv::Conv2d};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use super::blocks::{
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
 use crate::checkpoint::{KeyTable, Weights};
-use crate::nn::{SeedBackend, attention, conv2d, group_norm, merge_heads, silu, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, group_norm, merge_heads, silu, split_heads};
 
 /// Module paths are checkpoint keys.
 pub const KEYS: KeyTable = KeyTable::EXACT;

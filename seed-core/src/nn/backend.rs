@@ -20,6 +20,16 @@ use super::{
 
 /// A burn backend that can run the models of this crate.
 pub trait SeedBackend: Backend {
+    /// Brings activations and a layer's weight of another type together for their product, whose result is turned back into
+    /// the type of the activations: by default in the type of the weight, as devices with half-precision units want it.
+    fn meet<const D: usize, const W: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, W>,
+    ) -> (Tensor<Self, D>, Tensor<Self, W>) {
+        let element = weight.dtype();
+        (x.cast(element), weight)
+    }
+
     /// Exact (erf) GELU: `x * Phi(x)`.
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::gelu(x)
@@ -146,9 +156,22 @@ pub fn conv2d<B: SeedBackend>(layer: &Conv2d<B>, x: Tensor<B, 4>) -> Tensor<B, 4
         PaddingConfig2d::Same => return layer.forward(x),
     };
     let options = ConvOptions::new(layer.stride, padding, layer.dilation, layer.groups);
-    let bias = layer.bias.as_ref().map(|bias| bias.val().into_primitive().tensor());
-    let (x, weight) = (x.into_primitive().tensor(), layer.weight.val().into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_conv2d(x, weight, bias, options)))
+    let (element, weight) = (x.dtype(), layer.weight.val());
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    let convolve = |x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>| {
+        let bias = bias.map(|bias| bias.into_primitive().tensor());
+        let (x, weight) = (x.into_primitive().tensor(), weight.into_primitive().tensor());
+        Tensor::<B, 4>::from_primitive(TensorPrimitive::Float(B::fused_conv2d(x, weight, bias, options)))
+    };
+    let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
+    if x.dtype() == element {
+        return convolve(x, weight, bias);
+    }
+    let maps = convolve(x, weight, None).cast(element);
+    match bias {
+        Some(bias) => maps + bias.reshape([1, -1, 1, 1]),
+        None => maps,
+    }
 }
 
 /// What `layer.forward(x)` gives, for `[batch, channels, height, width]`.
@@ -192,6 +215,15 @@ fn plain_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> F
 }
 
 impl SeedBackend for Flex {
+    /// In the type of the activations: processors compute in float32 anyway, and nothing of the activations is lost.
+    fn meet<const D: usize, const W: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, W>,
+    ) -> (Tensor<Self, D>, Tensor<Self, W>) {
+        let element = x.dtype();
+        (x, weight.cast(element))
+    }
+
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         kernels::unary(x, kernels::gelu, Self::gelu)
     }

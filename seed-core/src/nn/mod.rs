@@ -17,7 +17,9 @@ mod backend;
 mod conv;
 mod group_norm;
 mod kernels;
+mod linear;
 
 pub use attention::attention;
 pub use backend::{SeedBackend, conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
 pub use group_norm::Groups;
+pub use linear::{Linear, LinearConfig};

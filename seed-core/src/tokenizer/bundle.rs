@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     atomic,
-    checkpoint::{self, Dtype, Files, KeyTable, Made},
+    checkpoint::{self, DType, Files, KeyTable, Made},
     contrast::{Contrast, ContrastConfig},
     diffusion::DecodeOptions,
     error::{Error, Result},
@@ -128,12 +128,17 @@ impl BundleConfig {
         Ok(config)
     }
 
-    /// Loads steps 2 to 5.
+    /// Loads steps 2 to 5, with the weights of their layers in `dtype`.
     ///
     /// # Errors
-    /// Reading, and whatever [`checkpoint::load`] refuses.
-    pub fn load_network<B: SeedBackend>(&self, files: &Files, device: &B::Device) -> Result<SeedNetwork<B>> {
-        checkpoint::load(self.model.init(device), &files.weights(WEIGHTS)?, &SeedNetwork::<B>::KEYS)
+    /// Reading, and whatever [`checkpoint::load_as`] refuses.
+    pub fn load_network<B: SeedBackend>(
+        &self,
+        files: &Files,
+        device: &B::Device,
+        dtype: DType,
+    ) -> Result<SeedNetwork<B>> {
+        checkpoint::load_as(self.model.init(device), &files.weights(WEIGHTS)?, &SeedNetwork::<B>::KEYS, dtype)
     }
 
     /// Loads the caption side.
@@ -185,7 +190,7 @@ impl BundleConfig {
         folder: &Path,
         network: &SeedNetwork<B>,
         contrast: Option<&Contrast<B>>,
-        dtype: Dtype,
+        dtype: DType,
     ) -> Result<()> {
         begin(folder)?;
         checkpoint::save(network, &folder.join(WEIGHTS), &SeedNetwork::<B>::KEYS, dtype)?;
@@ -199,7 +204,7 @@ impl BundleConfig {
     ///
     /// # Errors
     /// As [`save`](Self::save).
-    pub(super) fn save_tensors(&self, folder: &Path, tensors: BTreeMap<String, Made<'_>>, dtype: Dtype) -> Result<()> {
+    pub(super) fn save_tensors(&self, folder: &Path, tensors: BTreeMap<String, Made<'_>>, dtype: DType) -> Result<()> {
         begin(folder)?;
         checkpoint::save_tensors(tensors, &folder.join(WEIGHTS), dtype)?;
         self.save_config(folder)

@@ -18,9 +18,9 @@ use serde::Serialize;
 
 use crate::{
     atomic,
-    checkpoint::{self, Dtype, Files, Made, Weights},
+    checkpoint::{self, DType, Files, Made, Weights},
     detokenizer::Head,
-    device::{DType, Device, OnBackend},
+    device::{Device, OnBackend},
     diffusion::Decoder,
     error::{Error, Result},
     eva_vit::resize_positions,
@@ -55,7 +55,7 @@ pub struct ConvertOptions {
     /// Side of the images, if another one than the position embeddings were trained for: they are interpolated.
     pub image_size: Option<usize>,
     /// Element type on disk.
-    pub dtype: Dtype,
+    pub dtype: DType,
 }
 
 /// What became of every key of every file.
@@ -172,7 +172,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
     atomic::write(&out.join(REPORT), &report)?;
     if let Some(folder) = &options.decoder {
-        Device::Cpu.run(DType::F32, CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
+        Device::Cpu.run(CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
     }
     config.save_tensors(out, tensors, options.dtype)?;
     Ok(conversion)
@@ -219,14 +219,14 @@ struct CopyDecoder<'a> {
     folder: &'a Path,
     out: &'a Path,
     model: &'a SeedConfig,
-    dtype: Dtype,
+    dtype: DType,
 }
 
 impl OnBackend for CopyDecoder<'_> {
     type Output = Result<()>;
 
     fn run<B: SeedBackend>(self, device: B::Device) -> Result<()> {
-        let decoder = Decoder::<B>::load(&Files::folder(self.folder), &device)?;
+        let decoder = Decoder::<B>::load(&Files::folder(self.folder), &device, DType::F32)?;
         self.model.check_decoder(decoder.embedding_shape(), self.folder.display().to_string())?;
         decoder.save(&self.out.join(DECODER), self.dtype)
     }
@@ -234,7 +234,7 @@ impl OnBackend for CopyDecoder<'_> {
 
 /// Keys and shapes of a bundle of these sizes, which must be possible.
 pub(super) fn keys_and_shapes(model: &SeedConfig) -> Shapes {
-    Device::Cpu.run(DType::F32, Expected(model))
+    Device::Cpu.run(Expected(model))
 }
 
 /// As [`keys_and_shapes`], on a backend: nothing is initialized.

@@ -17,10 +17,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
-    checkpoint::Files,
+    checkpoint::{DType, Files},
     codes::Codes,
     contrast::{Contrast, ContrastConfig},
-    device::{DType, Device, OnBackend},
+    device::{Device, OnBackend},
     diffusion::{DecodeOptions, Decoder},
     error::{Error, Result},
     nn::SeedBackend,
@@ -75,7 +75,7 @@ pub struct Provenance {
     pub preprocess: Preset,
     /// Device that computed.
     pub device: String,
-    /// Dtype that it computed in.
+    /// DType that it computed in.
     pub dtype: String,
     /// Version of this library.
     pub version: &'static str,
@@ -197,11 +197,12 @@ pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Pres
         type Output = Result<Box<dyn SeedTokenizer>>;
 
         fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
-            let tokenizer = Tokenizer::<B>::load(self.0.files(), device, self.1)?;
-            Ok(Box::new(Tokenizer { place: self.2, ..tokenizer }))
+            let (place, dtype) = self.2;
+            let tokenizer = Tokenizer::<B>::load(self.0.files(), device, dtype, self.1)?;
+            Ok(Box::new(Tokenizer { place, ..tokenizer }))
         }
     }
-    device.run(dtype, Open(model, preprocess, (device, dtype)))
+    device.run(Open(model, preprocess, (device, dtype)))
 }
 
 /// A [`SeedTokenizer`] on the backend `B`.
@@ -210,8 +211,9 @@ pub struct Tokenizer<B: SeedBackend> {
     config: BundleConfig,
     preprocessor: Preprocessor,
     preset: Preset,
-    /// What [`open`] was asked for.
-    place: (Device, DType),
+    /// Where [`open`] was asked to compute.
+    place: Device,
+    dtype: DType,
     files: Files,
     device: B::Device,
     network: SeedNetwork<B>,
@@ -224,15 +226,16 @@ impl<B: SeedBackend> Tokenizer<B> {
     ///
     /// # Errors
     /// As [`open`].
-    pub fn load(files: Files, device: B::Device, preprocess: Option<Preset>) -> Result<Self> {
+    pub fn load(files: Files, device: B::Device, dtype: DType, preprocess: Option<Preset>) -> Result<Self> {
         let config = BundleConfig::read(&files)?;
-        let network = config.load_network(&files, &device)?;
+        let network = config.load_network(&files, &device, dtype)?;
         let size = config.model.image_size as u32;
         let preset = preprocess.unwrap_or(config.preprocess);
         Ok(Self {
             preprocessor: Preprocessor::new(size, preset),
             preset,
-            place: Default::default(),
+            place: Device::default(),
+            dtype,
             config,
             files,
             device,
@@ -270,7 +273,7 @@ impl<B: SeedBackend> Tokenizer<B> {
                 return Err(Error::MissingPart { part: "diffusion decoder", reason });
             }
             let files = self.files.sub(DECODER);
-            let decoder = Decoder::load(&files, &self.device)?;
+            let decoder = Decoder::load(&files, &self.device, self.dtype)?;
             self.config.model.check_decoder(decoder.embedding_shape(), files.describe("model_index.json"))?;
             Ok(decoder)
         })
@@ -383,8 +386,8 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
             model: self.config.name.clone(),
             weights: self.config.weights_hash(&self.files)?,
             preprocess: self.preset,
-            device: self.place.0.to_string(),
-            dtype: self.place.1.to_string(),
+            device: self.place.to_string(),
+            dtype: self.dtype.to_string(),
             version: env!("CARGO_PKG_VERSION"),
         })
     }

@@ -6,8 +6,8 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    checkpoint::{Dtype, Made},
-    device::{DType, Device, OnBackend},
+    checkpoint::{DType, Made},
+    device::{Device, OnBackend},
     diffusion::Decoder,
     error::Result,
     nn::SeedBackend,
@@ -23,7 +23,7 @@ use super::{BundleConfig, DECODER, DecodeDefaults, FORMAT, SeedConfig, convert::
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) for impossible sizes; [`Error::Write`](crate::Error::Write).
-pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path) -> Result<()> {
+pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: DType, folder: &Path) -> Result<()> {
     config.validate("the sizes")?;
     let mut tensors = BTreeMap::new();
     for (stream, (key, shape)) in (0..).zip(keys_and_shapes(config)) {
@@ -53,8 +53,8 @@ pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: Dtype, folder: &Path
 ///
 /// # Errors
 /// [`Error::Write`](crate::Error::Write).
-pub fn random_decoder(dtype: Dtype, bundle: &Path) -> Result<()> {
-    struct Write<'a>(&'a Path, Dtype);
+pub fn random_decoder(dtype: DType, bundle: &Path) -> Result<()> {
+    struct Write<'a>(&'a Path, DType);
     impl OnBackend for Write<'_> {
         type Output = Result<()>;
 
@@ -62,7 +62,7 @@ pub fn random_decoder(dtype: Dtype, bundle: &Path) -> Result<()> {
             Decoder::<B>::unclip_768(&device).save(&self.0.join(DECODER), self.1)
         }
     }
-    Device::Cpu.run(DType::F32, Write(bundle, dtype))
+    Device::Cpu.run(Write(bundle, dtype))
 }
 
 /// `count` numbers between `-bound` and `bound`, from a stream of their own.
@@ -104,7 +104,7 @@ mod tests {
         for (name, head) in [("mlp", Head::Mlp), ("qformer", Head::Qformer), ("text", Head::Text)] {
             let path = folder.path().join(name);
             let config = SeedConfig { head, reverse_depth: 1, ..tiny.clone() };
-            random_bundle(&config, 3, Dtype::F32, &path).unwrap();
+            random_bundle(&config, 3, DType::F32, &path).unwrap();
             let seed = crate::open(&Model::Folder(path), Device::Cpu, DType::F32, None).unwrap();
             let images: Vec<_> = (0..4).map(|i| Scene::sample(1, i, Split::Train).render(28)).collect();
             let codes = seed.encode(&images).unwrap();

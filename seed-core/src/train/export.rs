@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use crate::{
-    checkpoint::Dtype,
+    checkpoint::DType,
     contrast::Contrast,
     diffusion::{
         Conditioning, Decoder, UNet, UNetConfig, Vae, VaeConfig,
@@ -57,7 +57,7 @@ impl<B: SeedBackend> Tokenizer<B> {
         let files = model.files();
         let mut config = BundleConfig::read(&files)?;
         config.verify(&files)?;
-        let network = config.load_network(&files, device)?;
+        let network = config.load_network(&files, device, DType::F32)?;
         let contrast = config.load_contrast(&files, device)?;
         if config.model != recipe.model || config.contrast.as_ref() != Some(&recipe.text()) {
             return Err(Error::Argument {
@@ -73,7 +73,7 @@ impl<B: SeedBackend> Tokenizer<B> {
 
     /// Writes the bundle, still without a decoder.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
-        self.config.save(folder, &self.network, Some(&self.contrast), Dtype::F16)
+        self.config.save(folder, &self.network, Some(&self.contrast), DType::F16)
     }
 }
 
@@ -100,5 +100,5 @@ pub(super) fn decoder<B: SeedBackend>(
         },
         sampler: Sampler::new(&SamplerConfig::stable_diffusion(Prediction::VPrediction)),
     };
-    decoder.save(&folder.join(DECODER), Dtype::F16)
+    decoder.save(&folder.join(DECODER), DType::F16)
 }

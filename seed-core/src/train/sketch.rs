@@ -7,11 +7,10 @@
 
 use burn::{
     module::Module,
-    nn::{Linear, LinearConfig},
     tensor::{Tensor, backend::Backend},
 };
 
-use crate::nn::{SeedBackend, gelu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, gelu};
 
 /// Pixels of a coarse picture's side.
 pub(super) const SIDE: usize = 16;

@@ -33,7 +33,7 @@ fn captioned() -> (tempfile::TempDir, Box<dyn SeedTokenizer>) {
     let device = Default::default();
     let network = config.model.init::<burn_flex::Flex>(&device);
     let contrast = words(24).init(config.model.vit_width, config.model.qformer_width, &device);
-    config.save(folder.path(), &network, Some(&contrast), crate::checkpoint::Dtype::F32).unwrap();
+    config.save(folder.path(), &network, Some(&contrast), crate::checkpoint::DType::F32).unwrap();
     let model = Model::Folder(folder.path().to_owned());
     let tokenizer = open(&model, Device::Cpu, DType::F32, None).unwrap();
     (folder, tokenizer)
@@ -119,6 +119,26 @@ fn decoding_can_be_stopped_and_refuses_what_does_not_fit() {
     let two = codes.slice(0..2);
     let error = tokenizer.decode_with(&codes, Some(&two), &FAST, &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(error, Err(Error::Argument { name: "negative", .. })));
+}
+
+/// On the CPU only weights are rounded: those of a file in half precision are rounded already.
+#[test]
+fn a_model_stored_in_half_precision_loses_nothing_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(None);
+    let network = config.model.init::<burn_flex::Flex>(&Default::default());
+    let (images, model) = (images(9), Model::Folder(folder.path().to_owned()));
+    for dtype in [DType::F16, DType::BF16] {
+        config.save(folder.path(), &network, None, dtype).unwrap();
+        let pixels = |tokenizer: &dyn SeedTokenizer| tokenizer.preprocessor().apply(&images[0]);
+        let encode = |dtype: DType| {
+            let tokenizer = open(&model, Device::Cpu, dtype, None).unwrap();
+            assert_eq!(tokenizer.provenance().unwrap().dtype, dtype.to_string());
+            let margins = tokenizer.encode_pixels_with_margins(&[pixels(tokenizer.as_ref())]).unwrap().1;
+            (tokenizer.encode(&images).unwrap(), margins)
+        };
+        assert_eq!(encode(dtype), encode(DType::F32));
+    }
 }
 
 /// Codes after the kept ones have no say, those before have; the mean of the rows is what stands for them.

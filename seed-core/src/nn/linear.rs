@@ -1,0 +1,90 @@
+//! The linear layer. As burn's, but that its weight may be of a half-precision type while everything else is float32.
+
+use burn::{
+    module::{Module, Param},
+    nn::Initializer,
+    tensor::{Tensor, backend::Backend},
+};
+
+use super::SeedBackend;
+
+/// `x W + b`. The name is burn's, by which loading knows that files hold the matrix with rows and columns exchanged.
+#[derive(Module, Debug)]
+pub struct Linear<B: Backend> {
+    /// `[input, output]`
+    pub weight: Param<Tensor<B, 2>>,
+    /// `[output]`
+    pub bias: Option<Param<Tensor<B, 1>>>,
+}
+
+/// Sizes and initial values of a [`Linear`].
+#[derive(Clone, Debug)]
+pub struct LinearConfig(burn::nn::LinearConfig);
+
+impl LinearConfig {
+    /// A layer with a bias; initial values are PyTorch's, uniform with the variance 1 / (3 input).
+    pub fn new(input: usize, output: usize) -> Self {
+        Self(burn::nn::LinearConfig::new(input, output))
+    }
+
+    /// With or without a bias.
+    pub fn with_bias(self, bias: bool) -> Self {
+        Self(self.0.with_bias(bias))
+    }
+
+    /// With other initial values.
+    pub fn with_initializer(self, initializer: Initializer) -> Self {
+        Self(self.0.with_initializer(initializer))
+    }
+
+    /// The layer.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Linear<B> {
+        let burn::nn::Linear { weight, bias } = self.0.init(device);
+        Linear { weight, bias }
+    }
+}
+
+impl<B: SeedBackend> Linear<B> {
+    /// `[.., input]` -> `[.., output]`, of the type of `x`.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let (element, weight) = (x.dtype(), self.weight.val());
+        let bias = self.bias.as_ref().map(Param::val);
+        let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
+        if x.dtype() == element {
+            return burn::tensor::module::linear(x, weight, bias);
+        }
+        let product = burn::tensor::module::linear(x, weight, None).cast(element);
+        match bias {
+            Some(bias) => product + bias.unsqueeze(),
+            None => product,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Distribution};
+    use burn_flex::Flex;
+
+    use super::*;
+
+    /// On the CPU a half-precision weight is the same layer as its rounded values in float32, to the bit.
+    #[test]
+    fn only_the_weight_is_rounded() {
+        let device = Default::default();
+        for bias in [true, false] {
+            let layer: Linear<Flex> = LinearConfig::new(24, 40).with_bias(bias).init(&device);
+            let x = Tensor::<Flex, 3>::random([2, 5, 24], Distribution::Default, &device);
+            for element in [DType::F16, DType::BF16] {
+                let bias = || layer.bias.as_ref().map(|bias| Param::from_tensor(bias.val())); // drawn when first asked for
+                let with = |weight| Linear { weight: Param::from_tensor(weight), bias: bias() };
+                let half = layer.weight.val().cast(element);
+                let rounded = with(half.clone().cast(DType::F32)).forward(x.clone());
+                let found = with(half).forward(x.clone());
+                assert_eq!(found.dtype(), DType::F32);
+                assert_eq!(found.into_data(), rounded.clone().into_data());
+                assert_ne!(rounded.into_data(), layer.forward(x.clone()).into_data());
+            }
+        }
+    }
+}
