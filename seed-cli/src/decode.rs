@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use seed_core::{
-    Codes, DecodeOptions, SeedTokenizer,
+    Codes, DecodeOptions, SchedulerName, SeedTokenizer,
     pixels::{self, RgbImage},
 };
+use serde_json::{Value, json};
 
 use crate::{
     interrupt,
@@ -25,11 +26,15 @@ use crate::{
 /// Bad lines that are named before the rest is only counted.
 const BAD_LINES_NAMED: usize = 10;
 
+/// Under what an image's PNG says what made it.
+const KEYWORD: &str = "seed";
+
 /// Turn tokens into images: a PNG for each line of codes.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Reads what `seed encode` writes, as text or JSON, and lines of codes alone. Images are named after
-the path on their line, or 000000.png and so on.
+the path on their line, or 000000.png and so on. Each says what made it, as JSON in its text \"seed\":
+model, hash of the weights, codes and options.
 
 Examples:
   seed decode codes.txt --out images
@@ -62,14 +67,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let mut names = Names::new(&args.out, &[], paths.iter().flatten().map(Path::new))?;
     let total = codes.batch();
     let progress = Progress::new(total, "images", global);
-    let decoder = Decoder { tokenizer: tokenizer.as_ref(), options, negative, progress: &progress };
+    let decoder = Decoder::new(tokenizer.as_ref(), options, negative, &progress)?;
     let start = Instant::now();
     let mut tally = Tally::default();
     for first in (0..total).step_by(args.batch_size) {
         let range = first..total.min(first + args.batch_size);
-        let images = decoder.decode(&codes.slice(range.clone()))?;
-        for (index, image) in range.zip(&images) {
-            pixels::write_png(&names.next(paths[index].as_deref(), index), image)?;
+        let batch = codes.slice(range.clone());
+        for ((index, image), row) in range.zip(decoder.decode(&batch)?).zip(batch.rows()) {
+            decoder.write(&names.next(paths[index].as_deref(), index), &image, row)?;
             tally.done += 1;
         }
         if interrupt::requested() {
@@ -83,13 +88,43 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
 
 /// A tokenizer with everything that decoding needs besides codes.
 pub(crate) struct Decoder<'a> {
-    pub(crate) tokenizer: &'a dyn SeedTokenizer,
-    pub(crate) options: DecodeOptions,
-    pub(crate) negative: Option<Codes>,
-    pub(crate) progress: &'a Progress,
+    tokenizer: &'a dyn SeedTokenizer,
+    options: DecodeOptions,
+    negative: Option<Codes>,
+    progress: &'a Progress,
+    /// What is said of every image: its model and how it was drawn.
+    record: Value,
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(
+        tokenizer: &'a dyn SeedTokenizer,
+        options: DecodeOptions,
+        negative: Option<Codes>,
+        progress: &'a Progress,
+    ) -> anyhow::Result<Self> {
+        let record = json!({
+            "tokenizer": tokenizer.provenance()?,
+            "decode": {
+                "steps": options.steps,
+                "guidance": options.guidance,
+                "seed": options.seed,
+                "scheduler": options.scheduler.map(SchedulerName::name),
+                "size": options.size,
+                "keep_first": options.keep_first,
+                "negative": negative.as_ref().map(Codes::as_slice),
+            },
+        });
+        Ok(Self { tokenizer, options, negative, progress, record })
+    }
+
+    /// Writes an image with the codes and everything else that it was made from.
+    pub(crate) fn write(&self, path: &Path, image: &RgbImage, codes: &[u16]) -> anyhow::Result<()> {
+        let mut record = self.record.clone();
+        record["codes"] = json!(codes);
+        Ok(pixels::write_png_with_text(path, image, KEYWORD, &record.to_string())?)
+    }
+
     /// Decodes a batch.
     pub(crate) fn decode(&self, codes: &Codes) -> seed_core::Result<Vec<RgbImage>> {
         let mut watch = |finished, steps| {

@@ -63,14 +63,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             let working = Progress::working("embedding scenes and captions", global);
             let table = eval::retrieval(seed.as_ref(), &data)?;
             drop(working);
-            common.print(&table, retrieval_text)
+            common.print(seed.as_ref(), &table, retrieval_text)
         }
         What::Codes(common) => {
             let (seed, data) = common.prepare(global)?;
             let working = Progress::working("encoding scenes", global);
             let usage = eval::code_usage(&seed.encode(&data.images)?);
             drop(working);
-            common.print(&usage, usage_text)
+            common.print(seed.as_ref(), &usage, usage_text)
         }
         What::Reconstruction(args) => reconstruction(args, global),
     }
@@ -92,7 +92,7 @@ fn reconstruction(args: &ReconstructionArgs, global: &Global) -> anyhow::Result<
         }
         result => {
             drop(bar);
-            args.common.print(&result?, reconstruction_text)
+            args.common.print(seed.as_ref(), &result?, reconstruction_text)
         }
     }
 }
@@ -104,8 +104,21 @@ impl Common {
         Ok((seed, eval::held_out(self.count as usize, self.scene_seed, size)))
     }
 
-    fn print<T: Serialize>(&self, result: &T, text: fn(&T) -> String) -> anyhow::Result<Outcome> {
-        let text = if self.json { serde_json::to_string(result)? } else { text(result) };
+    fn print<T: Serialize>(
+        &self,
+        seed: &dyn SeedTokenizer,
+        result: &T,
+        text: fn(&T) -> String,
+    ) -> anyhow::Result<Outcome> {
+        let text = match self.json {
+            true => {
+                let mut record = serde_json::to_value(result)?;
+                record["tokenizer"] = serde_json::to_value(seed.provenance()?)?;
+                record["scene_seed"] = self.scene_seed.into();
+                record.to_string()
+            }
+            false => text(result),
+        };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}")?;
         out.flush()?;

@@ -1,4 +1,6 @@
-//! `seed inspect`: what a model is, and whether it works here.
+//! `seed inspect`: what a model is, and whether it works here; of a file of weights, what it holds.
+
+mod weights;
 
 use std::{
     io::Write as _,
@@ -11,6 +13,7 @@ use seed_core::{
     checkpoint::Files,
     pixels::RgbImage,
     scenes::{Scene, Split},
+    tokenizer::Part,
 };
 use serde_json::{Value, json};
 
@@ -22,10 +25,15 @@ use crate::{
 /// Images of the self-test.
 const TEST_IMAGES: u64 = 5;
 
-/// Show what a model is and test that it works on this machine.
+/// Show what a model is and test that it works on this machine; of a file of weights, show what it holds.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  seed inspect
+  seed inspect runs/scenes-tiny/bundle --json
+  seed inspect blip2_pretrained.pth | head")]
 pub(crate) struct Args {
-    /// Folder of a model bundle [default: the model that is built in]
+    /// Folder of a model bundle [default: the model that is built in], or a file of weights: safetensors, an index of
+    /// shards, or what `torch.save` wrote, which is read without being run
     #[arg(value_name = "BUNDLE", conflicts_with = "model")]
     bundle: Option<PathBuf>,
     /// Print a JSON object
@@ -36,6 +44,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    if let Some(path) = args.bundle.as_ref().filter(|path| path.is_file()) {
+        return weights::run(path, args.json, global);
+    }
     let mut model = args.model.clone();
     model.model = args.bundle.clone().or(model.model);
     let tokenizer = model.open(None, global)?;
@@ -49,7 +60,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
 
 /// What is counted and measured; the rest is in the model's configuration.
 struct Facts {
-    parts: Vec<(&'static str, usize)>,
+    parts: Vec<Part>,
     disk_bytes: u64,
     decoded_size: Option<usize>,
     weights_sha256: String,
@@ -64,17 +75,16 @@ impl Facts {
             Files::Folder(path) => folder_bytes(path).with_context(|| format!("cannot read {}", path.display()))?,
             Files::Embedded(files) => files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
         };
-        let parts = tokenizer.parts()?.into_iter().map(|part| (part.name, part.parameters)).collect();
-        Ok(Self { parts, disk_bytes, decoded_size: tokenizer.decoded_size()?, weights_sha256 })
+        Ok(Self { parts: tokenizer.parts()?, disk_bytes, decoded_size: tokenizer.decoded_size()?, weights_sha256 })
     }
 
     fn parameters(&self) -> usize {
-        self.parts.iter().map(|(_, parameters)| parameters).sum()
+        self.parts.iter().map(|part| part.parameters).sum()
     }
 
-    /// Bytes of the weights in memory: they are computed with in float32, whatever they are on disk.
+    /// Bytes of the weights in memory, which may be of another type than on disk.
     fn memory_bytes(&self) -> u64 {
-        4 * self.parameters() as u64
+        self.parts.iter().map(|part| part.bytes).sum()
     }
 
     fn text(&self, tokenizer: &dyn SeedTokenizer) -> String {
@@ -100,8 +110,8 @@ impl Facts {
         if let Some(contrast) = &config.contrast {
             say("captions", format!("{} words, {} features", contrast.words.len(), contrast.embed_dim));
         }
-        for (name, parameters) in &self.parts {
-            say(name, format!("{} parameters", thousands(*parameters)));
+        for part in &self.parts {
+            say(part.name, format!("{} parameters", thousands(part.parameters)));
         }
         say("all parts", format!("{} parameters", thousands(self.parameters())));
         say("weights", format!("SHA-256 {}", self.weights_sha256));
@@ -116,7 +126,7 @@ impl Facts {
     fn json(&self, tokenizer: &dyn SeedTokenizer) -> anyhow::Result<String> {
         let config = tokenizer.config();
         let parts: Vec<Value> =
-            self.parts.iter().map(|(name, parameters)| json!({ "name": name, "parameters": parameters })).collect();
+            self.parts.iter().map(|part| json!({ "name": part.name, "parameters": part.parameters })).collect();
         let decoder = self.decoded_size.map(
             |size| json!({ "image_size": size, "steps": config.decode.steps, "guidance": config.decode.guidance }),
         );

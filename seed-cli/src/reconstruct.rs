@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[SHEET], inputs.iter().filter_map(Input::file))?;
     let progress = Progress::new(total, "images", global);
-    let decoder = Decoder { tokenizer: tokenizer.as_ref(), options, negative, progress: &progress };
+    let decoder = Decoder::new(tokenizer.as_ref(), options, negative, &progress)?;
     let preprocessor = tokenizer.preprocessor().clone();
     let prepare = |image: RgbImage| {
         let seen = resize(&image, preprocessor.size, preprocessor.size, preprocessor.filter);
@@ -79,8 +79,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         let (pixels, seen): (Vec<Vec<f32>>, Vec<RgbImage>) = images.into_iter().unzip();
         let codes = tokenizer.encode_pixels(&pixels)?;
         let decoded = decoder.decode(&codes)?;
-        for ((path, original), image) in paths.iter().zip(seen).zip(decoded) {
-            pixels::write_png(&names.next(Some(path), index), &image)?;
+        for (((path, original), image), row) in paths.iter().zip(seen).zip(decoded).zip(codes.rows()) {
+            decoder.write(&names.next(Some(path), index), &image, row)?;
             if pairs.len() < PAIRS_SHOWN {
                 pairs.push((original, image));
             }

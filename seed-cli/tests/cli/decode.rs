@@ -7,6 +7,8 @@ use seed_core::{
     pixels::{self, Limits, RgbImage},
 };
 
+use serde_json::Value;
+
 use crate::world::{World, done, ends, fails, feed, interrupt, scene, text, wait_for};
 
 /// Largest difference between batches, in levels of 255: products of one row and of several round differently.
@@ -134,6 +136,24 @@ fn what_cannot_be_decoded_says_why() {
     ends(world.seed("decode").arg("codes.txt"), 2);
     fs::remove_dir_all(world.path("bundle/decoder")).unwrap();
     decode(&["codes.txt"], &["no diffusion decoder", "decoder/"]);
+}
+
+#[test]
+fn an_image_says_what_made_it() {
+    let world = World::new();
+    let codes = world.encode(&world.images(1));
+    fs::write(world.path("codes.txt"), &codes).unwrap();
+    done(world.seed("decode").args(["codes.txt", "--out", "out", "--seed", "9", "--scheduler", "ddim"]));
+    let file = fs::File::open(world.path("out/00.png")).unwrap();
+    let reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+    let [chunk] = &reader.info().utf8_text[..] else { panic!("one text") };
+    assert_eq!(chunk.keyword, "seed");
+    let record: Value = serde_json::from_str(&chunk.get_text().unwrap()).unwrap();
+    let row: Vec<String> = record["codes"].as_array().unwrap().iter().map(Value::to_string).collect();
+    assert!(codes.ends_with(&format!("\t{}\n", row.join(" "))), "{codes}");
+    assert_eq!((&record["decode"]["seed"], &record["decode"]["scheduler"]), (&Value::from(9), &Value::from("ddim")));
+    assert_eq!(record["tokenizer"]["model"], "golden");
+    assert_eq!(record["tokenizer"]["weights"].as_str().unwrap().len(), 64);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 
 use seed_core::scenes::{Scene, Split};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{World, done, fails, program, text};
 
@@ -20,6 +20,11 @@ fn inspect_counts_every_weight_and_tests_itself() {
     let parts: u64 = facts["parts"].as_array().unwrap().iter().map(|part| part["parameters"].as_u64().unwrap()).sum();
     assert_eq!(facts["parameters"], parts);
     assert_eq!(facts["memory_bytes"], 4 * parts);
+    let json = done(program().args(["inspect", "--json", "--dtype", "f16"]).arg(world.bundle())).stdout;
+    let half: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(half["parameters"], parts);
+    let bytes = half["memory_bytes"].as_u64().unwrap();
+    assert!(bytes > 2 * parts && bytes < 3 * parts, "layers in half precision, the rest not: {bytes} of {parts}");
     assert_eq!(facts["sizes"]["codebook_size"], 256);
     assert_eq!(facts["decoder"]["image_size"], 128);
     assert_eq!(facts["self_test"], "passed");
@@ -31,15 +36,40 @@ fn inspect_counts_every_weight_and_tests_itself() {
 }
 
 #[test]
+fn inspect_lists_a_file_of_weights() {
+    let world = World::new();
+    let path = world.path("bundle/model.safetensors");
+    let output = text(&done(program().arg("inspect").arg(&path)).stdout);
+    assert!(output.contains("quantize.embedding.weight") && output.contains("F32   [256, 32]"), "{output}");
+    let facts: Value = serde_json::from_slice(&done(world.seed("inspect").arg("--json")).stdout).unwrap();
+    let listed: Value = serde_json::from_slice(&done(program().args(["inspect", "--json"]).arg(&path)).stdout).unwrap();
+    assert_eq!(listed["sha256"], facts["weights_sha256"]);
+    assert!(output.ends_with(&format!("SHA-256 {}\n", listed["sha256"].as_str().unwrap())));
+    let elements: u64 = listed["tensors"].as_array().unwrap().iter().map(elements).sum();
+    assert_eq!(listed["elements"], elements);
+
+    // What `torch.save` wrote, with what is no weight.
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/seed2-mlp/seed_quantizer.pt");
+    let output = text(&done(program().args(["inspect", golden])).stdout);
+    assert!(output.contains("quantize.embedding.weight"), "{output}");
+    fs::write(world.path("no.pt"), "no").unwrap();
+    fails(program().arg("inspect").arg(world.path("no.pt")), 1, &["no.pt"]);
+}
+
+fn elements(tensor: &Value) -> u64 {
+    tensor["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).product()
+}
+
+#[test]
 fn inspect_notices_changed_weights() {
     let world = World::new();
     let path = world.path("bundle/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let facts: Value = serde_json::from_slice(&done(world.seed("inspect").arg("--json")).stdout).unwrap();
-    config["weights_sha256"] = facts["weights_sha256"].clone();
+    config["weights"] = json!({ "sha256": facts["weights_sha256"], "dtype": "f32", "version": "0.1.0" });
     fs::write(&path, config.to_string()).unwrap();
     done(&mut world.seed("inspect"));
-    config["weights_sha256"] = Value::from("0".repeat(64));
+    config["weights"]["sha256"] = Value::from("0".repeat(64));
     fs::write(&path, config.to_string()).unwrap();
     fails(&mut world.seed("inspect"), 1, &["model.safetensors", "SHA-256", "changed or damaged"]);
 }

@@ -85,6 +85,7 @@ impl World {
             let table = eval(&[]);
             words.iter().for_each(|word| assert!(table.contains(word), "{word}: {table}"));
             let json: Value = serde_json::from_str(&eval(&["--json"])).unwrap();
+            assert_eq!(json["tokenizer"]["model"], "least");
             assert!(json.pointer(pointer).is_some_and(Value::is_number), "{pointer}: {json}");
         };
         eval(&["codes", "--count", "40"], &["40 held-out scenes", "| 16 |", "perplexity"], "/usage");

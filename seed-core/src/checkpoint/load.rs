@@ -31,9 +31,7 @@ pub fn load<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyT
 /// # Errors
 /// As [`load`], and [`Error::TensorValue`] for weights that `dtype` cannot hold.
 pub fn load_as<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable, dtype: DType) -> Result<M> {
-    let mut plan = Plan { place: Place::default(), table, needed: Vec::new(), unsupported: None };
-    module.visit(&mut plan);
-    plan.check(weights)?;
+    Plan::of(&module, table).check(weights)?;
 
     let mut loader = Loader { place: Place::default(), table, weights, dtype, failure: None };
     let module = module.map(&mut loader);
@@ -42,8 +40,7 @@ pub fn load_as<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &K
 
 /// The keys that a module is loaded from and their shapes in the file's layout, sorted; nothing is initialized.
 pub fn expected<B: Backend, M: Module<B>>(module: &M, table: &KeyTable) -> BTreeMap<String, Vec<usize>> {
-    let mut plan = Plan { place: Place::default(), table, needed: Vec::new(), unsupported: None };
-    module.visit(&mut plan);
+    let plan = Plan::of(module, table);
     plan.needed.into_iter().map(|(slot, dims)| (slot.key.clone(), slot.shape_in_file(&dims))).collect()
 }
 
@@ -55,7 +52,13 @@ struct Plan<'a> {
     unsupported: Option<String>,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    fn of<B: Backend, M: Module<B>>(module: &M, table: &'a KeyTable) -> Self {
+        let mut plan = Self { place: Place::default(), table, needed: Vec::new(), unsupported: None };
+        module.visit(&mut plan);
+        plan
+    }
+
     fn check(&self, weights: &Weights) -> Result<()> {
         let file = || weights.describe().to_owned();
         if let Some(key) = &self.unsupported {

@@ -9,23 +9,50 @@ use serde::Deserialize;
 
 use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, silu, split_heads};
 
-/// Sizes of a layer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LayerSizes {
-    pub(super) width: usize,
-    pub(super) hidden: usize,
-    pub(super) heads: usize,
-    pub(super) activation: Activation,
-    pub(super) eps: f64,
+/// Sizes that both towers have, named as in transformers' `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct LayersConfig {
+    /// Features of a token.
+    pub hidden_size: usize,
+    /// Inner features of the MLPs.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of a layer.
+    pub num_attention_heads: usize,
+    /// Activation of the MLPs.
+    #[serde(default)]
+    pub hidden_act: Activation,
+    /// Epsilon of the layer normalizations.
+    #[serde(default = "default_eps")]
+    pub layer_norm_eps: f64,
 }
 
-impl LayerSizes {
-    pub(super) fn norm<B: Backend>(&self, device: &B::Device) -> LayerNorm<B> {
-        LayerNormConfig::new(self.width).with_epsilon(self.eps).init(device)
+fn default_eps() -> f64 {
+    1e-5
+}
+
+impl LayersConfig {
+    /// What makes the sizes impossible, in words.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+        if heads == 0 || width == 0 || width % heads != 0 {
+            return Err(format!("hidden_size = {width} is no multiple of num_attention_heads = {heads}"));
+        }
+        Ok(())
     }
 
-    pub(super) fn layer<B: Backend>(&self, device: &B::Device) -> ClipLayer<B> {
-        let square = || LinearConfig::new(self.width, self.width).init(device);
+    pub(super) fn norm<B: Backend>(&self, device: &B::Device) -> LayerNorm<B> {
+        LayerNormConfig::new(self.hidden_size).with_epsilon(self.layer_norm_eps).init(device)
+    }
+
+    pub(super) fn layers<B: Backend>(&self, device: &B::Device) -> Vec<ClipLayer<B>> {
+        (0..self.num_hidden_layers).map(|_| self.layer(device)).collect()
+    }
+
+    fn layer<B: Backend>(&self, device: &B::Device) -> ClipLayer<B> {
+        let (width, hidden) = (self.hidden_size, self.intermediate_size);
+        let square = || LinearConfig::new(width, width).init(device);
         ClipLayer {
             layer_norm1: self.norm(device),
             self_attn: SelfAttention {
@@ -33,13 +60,13 @@ impl LayerSizes {
                 k_proj: square(),
                 v_proj: square(),
                 out_proj: square(),
-                heads: self.heads,
+                heads: self.num_attention_heads,
             },
             layer_norm2: self.norm(device),
             mlp: Mlp {
-                fc1: LinearConfig::new(self.width, self.hidden).init(device),
-                fc2: LinearConfig::new(self.hidden, self.width).init(device),
-                activation: self.activation,
+                fc1: LinearConfig::new(width, hidden).init(device),
+                fc2: LinearConfig::new(hidden, width).init(device),
+                activation: self.hidden_act,
             },
         }
     }

@@ -56,14 +56,6 @@ impl Ddim {
         let timesteps = self.timesteps(steps)?;
         Ok(DdimRun { sampler: self, timesteps, stride: self.schedule.timesteps() / steps, position: 0 })
     }
-
-    /// Signal left at a timestep; before the first one, whatever the last step leads to.
-    fn alpha_bar(&self, timestep: Option<usize>) -> f64 {
-        match timestep {
-            None if self.set_alpha_to_one => 1.0,
-            timestep => f64::from(self.schedule.alpha_bar(timestep.unwrap_or(0))),
-        }
-    }
 }
 
 /// One run from noise to latents.
@@ -86,8 +78,9 @@ impl DdimRun<'_> {
     pub fn step<B: Backend>(&mut self, output: Tensor<B, 4>, sample: Tensor<B, 4>) -> Tensor<B, 4> {
         let here = self.timesteps[self.position];
         self.position += 1;
-        let alpha_bar = self.sampler.alpha_bar(Some(here));
-        let previous = self.sampler.alpha_bar(here.checked_sub(self.stride));
+        let Ddim { schedule, set_alpha_to_one, .. } = self.sampler;
+        let alpha_bar = f64::from(schedule.alpha_bar(here));
+        let previous = f64::from(schedule.alpha_bar_or_end(here.checked_sub(self.stride), *set_alpha_to_one));
         let [signal, sigma] = [alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()];
 
         // 1. Signal and noise that the prediction means.

@@ -9,7 +9,7 @@ use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::Deserialize;
 
-use super::clip_layer::{Activation, ClipLayer, LayerSizes};
+use super::clip_layer::{ClipLayer, LayersConfig};
 use super::config;
 use crate::checkpoint::{self, Files, KeyTable};
 use crate::error::{Error, Result};
@@ -34,26 +34,11 @@ pub struct ImageEncoderConfig {
     pub image_size: usize,
     /// Pixels of a patch's side.
     pub patch_size: usize,
-    /// Features of a patch.
-    pub hidden_size: usize,
-    /// Inner features of the MLPs.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Attention heads of a layer.
-    pub num_attention_heads: usize,
     /// Features of the image embedding.
     pub projection_dim: usize,
-    /// Activation of the MLPs.
-    #[serde(default)]
-    pub hidden_act: Activation,
-    /// Epsilon of the layer normalizations.
-    #[serde(default = "default_eps")]
-    pub layer_norm_eps: f64,
-}
-
-fn default_eps() -> f64 {
-    1e-5
+    /// Sizes of the layers.
+    #[serde(flatten)]
+    pub layers: LayersConfig,
 }
 
 impl ImageEncoderConfig {
@@ -62,15 +47,11 @@ impl ImageEncoderConfig {
     /// # Errors
     /// The field and the reason.
     pub fn check(&self) -> Result<(), String> {
-        for (of, value, by, divisor) in [
-            ("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads),
-            ("image_size", self.image_size, "patch_size", self.patch_size),
-        ] {
-            if value == 0 || divisor == 0 || value % divisor != 0 {
-                return Err(format!("{of} = {value} is no multiple of {by} = {divisor}"));
-            }
+        let (size, patch) = (self.image_size, self.patch_size);
+        if size == 0 || patch == 0 || size % patch != 0 {
+            return Err(format!("image_size = {size} is no multiple of patch_size = {patch}"));
         }
-        Ok(())
+        self.layers.check()
     }
 
     /// A network with random weights. Panics if [`check`](Self::check) finds the sizes impossible.
@@ -78,23 +59,16 @@ impl ImageEncoderConfig {
         if let Err(reason) = self.check() {
             panic!("impossible image encoder: {reason}");
         }
-        let width = self.hidden_size;
-        let sizes = LayerSizes {
-            width,
-            hidden: self.intermediate_size,
-            heads: self.num_attention_heads,
-            activation: self.hidden_act,
-            eps: self.layer_norm_eps,
-        };
+        let (layers, width) = (&self.layers, self.layers.hidden_size);
         let patch = [self.patch_size; 2];
         let patches = (self.image_size / self.patch_size).pow(2);
         ImageEncoder {
             class_embedding: Initializer::Normal { mean: 0.0, std: 0.02 }.init([width], device),
             patch_embedding: Conv2dConfig::new([3, width], patch).with_stride(patch).with_bias(false).init(device),
             position_embedding: EmbeddingConfig::new(patches + 1, width).init(device),
-            pre_layernorm: sizes.norm(device),
-            layers: (0..self.num_hidden_layers).map(|_| sizes.layer(device)).collect(),
-            post_layernorm: sizes.norm(device),
+            pre_layernorm: layers.norm(device),
+            layers: layers.layers(device),
+            post_layernorm: layers.norm(device),
             visual_projection: LinearConfig::new(width, self.projection_dim).with_bias(false).init(device),
         }
     }

@@ -45,7 +45,7 @@ pub mod unet_blocks;
 pub mod vae;
 
 pub use blocks::{Downsample, ResnetBlock, Upsample};
-pub use clip_layer::{Activation, ClipLayer};
+pub use clip_layer::{Activation, ClipLayer, LayersConfig};
 pub use denoise::denoise;
 pub use pipeline::{Conditioning, DecodeOptions, Decoder, Start};
 pub use sampler::SchedulerName;

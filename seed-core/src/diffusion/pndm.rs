@@ -59,15 +59,6 @@ impl Pndm {
         let stride = self.schedule.timesteps() / steps;
         Ok(PndmRun { sampler: self, timesteps, stride, position: 0, outputs: Vec::new(), first_sample: None })
     }
-
-    /// Signal left at a timestep; before the first one, whatever the last step leads to.
-    fn alpha_bar(&self, timestep: Option<usize>) -> f32 {
-        match timestep {
-            Some(timestep) => self.schedule.alpha_bar(timestep),
-            None if self.set_alpha_to_one => 1.0,
-            None => self.schedule.alpha_bar(0),
-        }
-    }
 }
 
 /// One run from noise to latents.
@@ -110,7 +101,8 @@ impl<B: Backend> PndmRun<'_, B> {
         };
 
         // 2. Equation 9 of the paper.
-        let (alpha_bar, previous) = (self.sampler.alpha_bar(Some(from)), self.sampler.alpha_bar(to));
+        let Pndm { schedule, set_alpha_to_one, .. } = self.sampler;
+        let (alpha_bar, previous) = (schedule.alpha_bar(from), schedule.alpha_bar_or_end(to, *set_alpha_to_one));
         let (beta_bar, beta_previous) = (1.0 - alpha_bar, 1.0 - previous);
         let noise = match self.sampler.prediction {
             Prediction::Epsilon => output,

@@ -152,6 +152,15 @@ impl NoiseSchedule {
         self.alpha_bars[timestep]
     }
 
+    /// As [`alpha_bar`](Self::alpha_bar); where the last step of a sampler leads to, before the first timestep, it is 1 or else
+    /// that of timestep 0.
+    pub fn alpha_bar_or_end(&self, timestep: Option<usize>, one_at_the_end: bool) -> f32 {
+        match timestep {
+            None if one_at_the_end => 1.0,
+            timestep => self.alpha_bar(timestep.unwrap_or(0)),
+        }
+    }
+
     /// `sqrt(alpha_bar) * x + sqrt(1 - alpha_bar) * noise`, with one timestep an image; the first axis is images.
     pub fn add_noise<B: Backend, const D: usize>(
         &self,

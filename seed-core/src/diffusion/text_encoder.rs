@@ -8,7 +8,7 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm};
 use burn::tensor::{Int, Tensor, backend::Backend};
 use serde::Deserialize;
 
-use super::clip_layer::{Activation, ClipLayer, LayerSizes};
+use super::clip_layer::{ClipLayer, LayersConfig};
 use crate::checkpoint::KeyTable;
 use crate::nn::SeedBackend;
 
@@ -27,26 +27,11 @@ pub const KEYS: KeyTable = KeyTable {
 pub struct TextEncoderConfig {
     /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Features of a token.
-    pub hidden_size: usize,
-    /// Inner features of the MLPs.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Attention heads of a layer.
-    pub num_attention_heads: usize,
     /// Longest text; every prompt is padded to it.
     pub max_position_embeddings: usize,
-    /// Activation of the MLPs.
-    #[serde(default)]
-    pub hidden_act: Activation,
-    /// Epsilon of the layer normalizations.
-    #[serde(default = "default_eps")]
-    pub layer_norm_eps: f64,
-}
-
-fn default_eps() -> f64 {
-    1e-5
+    /// Sizes of the layers.
+    #[serde(flatten)]
+    pub layers: LayersConfig,
 }
 
 impl TextEncoderConfig {
@@ -55,11 +40,7 @@ impl TextEncoderConfig {
     /// # Errors
     /// The field and the reason.
     pub fn check(&self) -> Result<(), String> {
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        if heads == 0 || width == 0 || width % heads != 0 {
-            return Err(format!("hidden_size = {width} is no multiple of num_attention_heads = {heads}"));
-        }
-        Ok(())
+        self.layers.check()
     }
 
     /// A network with random weights. Panics if [`check`](Self::check) finds the sizes impossible.
@@ -67,19 +48,12 @@ impl TextEncoderConfig {
         if let Err(reason) = self.check() {
             panic!("impossible text encoder: {reason}");
         }
-        let width = self.hidden_size;
-        let sizes = LayerSizes {
-            width,
-            hidden: self.intermediate_size,
-            heads: self.num_attention_heads,
-            activation: self.hidden_act,
-            eps: self.layer_norm_eps,
-        };
+        let (layers, width) = (&self.layers, self.layers.hidden_size);
         TextEncoder {
             token_embedding: EmbeddingConfig::new(self.vocab_size, width).init(device),
             position_embedding: EmbeddingConfig::new(self.max_position_embeddings, width).init(device),
-            layers: (0..self.num_hidden_layers).map(|_| sizes.layer(device)).collect(),
-            final_layer_norm: sizes.norm(device),
+            layers: layers.layers(device),
+            final_layer_norm: layers.norm(device),
         }
     }
 }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decode::{Limits, decode, open};
 pub use image::RgbImage;
-pub use png::{to_png, write_png};
+pub use png::{to_png, write_png, write_png_with_text};
 pub use resize::{Filter, resize};
 
 use crate::error::{Error, Result};

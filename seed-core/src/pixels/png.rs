@@ -87,8 +87,22 @@ pub(super) fn palette(data: &[u8]) -> Palette {
 /// # Panics
 /// When the image is empty.
 pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    write_whole(path, to_png(image))
+}
+
+/// As [`write_png`], with a text that readers of PNG find under `keyword` (an iTXt chunk; in Pillow `image.text[keyword]`).
+///
+/// # Errors
+/// As [`write_png`].
+///
+/// # Panics
+/// When the image is empty, or the keyword is or is longer than 79 characters of Latin-1.
+pub fn write_png_with_text(path: &Path, image: &RgbImage, keyword: &str, text: &str) -> Result<()> {
+    write_whole(path, encode(image, Some((keyword, text))).expect("the image is not empty and the keyword is allowed"))
+}
+
+fn write_whole(path: &Path, data: Vec<u8>) -> Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let data = to_png(image);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unique = format!(".{name}.{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed));
     let beside = path.with_file_name(unique);
@@ -104,13 +118,16 @@ pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
 /// # Panics
 /// When the image is empty.
 pub fn to_png(image: &RgbImage) -> Vec<u8> {
-    encode(image).expect("memory takes any image that is not empty")
+    encode(image, None).expect("memory takes any image that is not empty")
 }
 
-fn encode(image: &RgbImage) -> std::result::Result<Vec<u8>, EncodingError> {
+fn encode(image: &RgbImage, text: Option<(&str, &str)>) -> std::result::Result<Vec<u8>, EncodingError> {
     let mut data = Vec::new();
     let mut encoder = Encoder::new(&mut data, image.width(), image.height());
     encoder.set_color(ColorType::Rgb);
+    if let Some((keyword, text)) = text {
+        encoder.add_itxt_chunk(keyword.to_owned(), text.to_owned())?;
+    }
     encoder.write_header()?.write_image_data(image.as_raw())?;
     Ok(data)
 }

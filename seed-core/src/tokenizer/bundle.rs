@@ -71,13 +71,25 @@ pub struct BundleConfig {
     /// How codes become images unless the caller says otherwise; as SEED-2 does when it is not there.
     #[serde(default)]
     pub decode: DecodeDefaults,
-    /// SHA-256 of `model.safetensors`, written with it.
+    /// What `model.safetensors` is, written with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights_sha256: Option<String>,
+    pub weights: Option<Written>,
     /// Sizes of steps 2 to 5.
     pub model: SeedConfig,
     /// Sizes and words of the caption side, when the bundle has one.
     pub contrast: Option<ContrastConfig>,
+}
+
+/// A file of weights, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// Its SHA-256 in hexadecimal digits.
+    pub sha256: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Version of this library that wrote it.
+    pub version: String,
 }
 
 /// Sampling that suits a model's decoder.
@@ -159,8 +171,8 @@ impl BundleConfig {
     /// # Errors
     /// [`Error::Read`].
     pub fn weights_hash(&self, files: &Files) -> Result<String> {
-        match &self.weights_sha256 {
-            Some(hash) => Ok(hash.clone()),
+        match &self.weights {
+            Some(written) => Ok(written.sha256.clone()),
             None => files.sha256(WEIGHTS),
         }
     }
@@ -170,8 +182,8 @@ impl BundleConfig {
     /// # Errors
     /// [`Error::WeightFile`] when it is another one; [`Error::Read`].
     pub fn verify(&self, files: &Files) -> Result<()> {
-        match &self.weights_sha256 {
-            Some(recorded) if files.sha256(WEIGHTS)? != *recorded => Err(Error::WeightFile {
+        match &self.weights {
+            Some(Written { sha256: recorded, .. }) if files.sha256(WEIGHTS)? != *recorded => Err(Error::WeightFile {
                 file: files.describe(WEIGHTS),
                 reason: format!(
                     "its SHA-256 is not {recorded}, which {CONFIG} records: it was changed or damaged; make the bundle again"
@@ -197,7 +209,7 @@ impl BundleConfig {
         if let Some(contrast) = contrast {
             checkpoint::save(contrast, &folder.join(CONTRAST), &KeyTable::EXACT, dtype)?;
         }
-        self.save_config(folder)
+        self.save_config(folder, dtype)
     }
 
     /// As [`save`](Self::save), of steps 2 to 5 as tensors by key.
@@ -207,11 +219,13 @@ impl BundleConfig {
     pub(super) fn save_tensors(&self, folder: &Path, tensors: BTreeMap<String, Made<'_>>, dtype: DType) -> Result<()> {
         begin(folder)?;
         checkpoint::save_tensors(tensors, &folder.join(WEIGHTS), dtype)?;
-        self.save_config(folder)
+        self.save_config(folder, dtype)
     }
 
-    fn save_config(&self, folder: &Path) -> Result<()> {
-        let config = Self { weights_sha256: Some(Files::folder(folder).sha256(WEIGHTS)?), ..self.clone() };
+    fn save_config(&self, folder: &Path, dtype: DType) -> Result<()> {
+        let sha256 = Files::folder(folder).sha256(WEIGHTS)?;
+        let written = Written { sha256, dtype, version: env!("CARGO_PKG_VERSION").to_owned() };
+        let config = Self { weights: Some(written), ..self.clone() };
         let json = serde_json::to_vec_pretty(&config).expect("a configuration of numbers and names is JSON");
         atomic::write(&folder.join(CONFIG), &json)
     }

@@ -64,7 +64,7 @@ pub struct Conversion {
     /// Sizes of the model.
     pub model: SeedConfig,
     /// Element type on disk.
-    pub dtype: String,
+    pub dtype: DType,
     /// Side of the images that the files' position embeddings are for, if they were interpolated.
     pub interpolated_from: Option<usize>,
     /// One entry a file.
@@ -114,43 +114,12 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     let interpolated_from = (model.image_size != found.image_size).then_some(found.image_size);
 
     let needed = keys_and_shapes(&model);
-    let known = |key: &String| needed.contains_key(key) || layout::ignored(key, &model).is_some();
-    let missing: Vec<String> = needed.keys().filter(|key| !sources.contains_key(*key)).cloned().collect();
-    let unused: Vec<String> = sources.keys().filter(|key| !known(key)).cloned().collect();
-    if !missing.is_empty() || !unused.is_empty() {
-        return Err(Error::TensorKeys { file: all, missing, unused });
-    }
-    let mut tensors = BTreeMap::new();
-    for (key, shape) in &needed {
-        let source = &sources[key];
-        let made = match interpolated_from {
-            Some(_) if key == POSITIONS => interpolated(source, &found, &model),
-            _ if source.shape == *shape => whole(source),
-            _ => {
-                let (file, found) = (source.weights.describe().to_owned(), source.shape.clone());
-                return Err(Error::TensorShape { file, key: key.clone(), expected: shape.clone(), found });
-            }
-        };
-        tensors.insert(key.clone(), made);
-    }
-
-    let account = |path: &&PathBuf, weights: &Weights| {
-        let of_file = sources.iter().filter(|(_, source)| std::ptr::eq(source.weights, weights));
-        let (used, ignored): (Vec<_>, Vec<_>) = of_file.partition(|(key, _)| needed.contains_key(*key));
-        let reason = |key: &String| layout::ignored(key, &model).unwrap_or_default();
-        FileAccount {
-            file: path.to_path_buf(),
-            sha256: weights.sha256(),
-            used: used.into_iter().map(|(_, source)| source.key.clone()).collect(),
-            no_weights: weights.skipped().iter().map(|entry| (entry.key.clone(), entry.kind)).collect(),
-            ignored: ignored.into_iter().map(|(key, source)| (source.key.clone(), reason(key))).collect(),
-        }
-    };
+    let tensors = tensors(&sources, &needed, [&found, &model], &all)?;
     let conversion = Conversion {
         model: model.clone(),
-        dtype: format!("{:?}", options.dtype),
+        dtype: options.dtype,
         interpolated_from,
-        files: paths.iter().zip(&files).map(|(path, weights)| account(path, weights)).collect(),
+        files: paths.iter().zip(&files).map(|(path, file)| account(path, file, &sources, &needed, &model)).collect(),
     };
     let config = BundleConfig {
         format: FORMAT,
@@ -161,7 +130,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
             Head::Text => DecodeDefaults { steps: 50, guidance: 7.5 }, // as SEED-1 decodes
             Head::Mlp | Head::Qformer => DecodeDefaults::default(),
         },
-        weights_sha256: None, // of what is written
+        weights: None, // of what is written
         model,
         contrast: None,
     };
@@ -176,6 +145,57 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     }
     config.save_tensors(out, tensors, options.dtype)?;
     Ok(conversion)
+}
+
+/// The bundle's tensors: those of the files, with position embeddings from `found`'s image size to `model`'s.
+fn tensors<'a>(
+    sources: &'a BTreeMap<String, Source<'a>>,
+    needed: &BTreeMap<String, Vec<usize>>,
+    [found, model]: [&SeedConfig; 2],
+    files: &str,
+) -> Result<BTreeMap<String, Made<'a>>> {
+    let known = |key: &String| needed.contains_key(key) || layout::ignored(key, model).is_some();
+    let missing: Vec<String> = needed.keys().filter(|key| !sources.contains_key(*key)).cloned().collect();
+    let unused: Vec<String> = sources.keys().filter(|key| !known(key)).cloned().collect();
+    if !missing.is_empty() || !unused.is_empty() {
+        return Err(Error::TensorKeys { file: files.to_owned(), missing, unused });
+    }
+    let made = |key: &String, shape: &Vec<usize>| {
+        let source = &sources[key];
+        if model.image_size != found.image_size && key == POSITIONS {
+            return Ok(interpolated(source, found, model));
+        }
+        match source.shape == *shape {
+            true => Ok(whole(source)),
+            false => Err(Error::TensorShape {
+                file: source.weights.describe().to_owned(),
+                key: key.clone(),
+                expected: shape.clone(),
+                found: source.shape.clone(),
+            }),
+        }
+    };
+    needed.iter().map(|(key, shape)| Ok((key.clone(), made(key, shape)?))).collect()
+}
+
+/// What becomes of every key of a file.
+fn account(
+    path: &Path,
+    weights: &Weights,
+    sources: &BTreeMap<String, Source<'_>>,
+    needed: &BTreeMap<String, Vec<usize>>,
+    model: &SeedConfig,
+) -> FileAccount {
+    let of_file = sources.iter().filter(|(_, source)| std::ptr::eq(source.weights, weights));
+    let (used, ignored): (Vec<_>, Vec<_>) = of_file.partition(|(key, _)| needed.contains_key(*key));
+    let reason = |key: &String| layout::ignored(key, model).unwrap_or_default();
+    FileAccount {
+        file: path.to_path_buf(),
+        sha256: weights.sha256(),
+        used: used.into_iter().map(|(_, source)| source.key.clone()).collect(),
+        no_weights: weights.skipped().iter().map(|entry| (entry.key.clone(), entry.kind)).collect(),
+        ignored: ignored.into_iter().map(|(key, source)| (source.key.clone(), reason(key))).collect(),
+    }
 }
 
 /// Every tensor of every file under its key in a bundle.

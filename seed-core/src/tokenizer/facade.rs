@@ -4,15 +4,14 @@
 //! chose theirs when they were compiled. Batches of any size are split so that memory stays bounded, which changes no
 //! code.
 
+mod part;
+
 use std::{
     ops::ControlFlow,
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use burn::{
-    module::Module,
-    tensor::{Int, Tensor, TensorData},
-};
+use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -28,6 +27,8 @@ use crate::{
 };
 
 use super::{BundleConfig, DECODER, Model, SeedNetwork};
+
+pub use part::Part;
 
 /// Most images that are encoded at a time.
 const ENCODE_AT_ONCE: usize = 32;
@@ -52,15 +53,6 @@ impl Embeddings {
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.dim.max(1))
     }
-}
-
-/// A part of a model and its size.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// What the part is.
-    pub name: &'static str,
-    /// Number of its weights.
-    pub parameters: usize,
 }
 
 /// What codes come from. Codes of two provenances that differ in weights or preprocessing do not belong together; other
@@ -114,6 +106,13 @@ pub trait SeedTokenizer: Send + Sync {
     /// # Errors
     /// As [`encode_pixels`](Self::encode_pixels).
     fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)>;
+
+    /// As [`encode_pixels`](Self::encode_pixels); `finished` is called with the name of each step when it is done, for those who
+    /// measure. All images are one batch.
+    ///
+    /// # Errors
+    /// As [`encode_pixels`](Self::encode_pixels).
+    fn encode_pixels_observed(&self, images: &[Vec<f32>], finished: &mut dyn FnMut(&'static str)) -> Result<Codes>;
 
     /// What codes come from: enough to tell whether two sets of them belong together.
     ///
@@ -297,6 +296,30 @@ impl<B: SeedBackend> Tokenizer<B> {
         images.par_iter().map(|image| self.preprocessor.apply(image)).collect()
     }
 
+    /// Encodes in bounded batches; `quantize` turns latents into codes.
+    fn encode_with(
+        &self,
+        images: &[Vec<f32>],
+        mut quantize: impl FnMut(Tensor<B, 3>) -> Tensor<B, 2, Int>,
+    ) -> Result<Codes> {
+        let mut batches = Vec::new();
+        for images in images.chunks(ENCODE_AT_ONCE) {
+            let causal = self.network.causal_embeddings(self.tensor(images)?);
+            batches.push(quantize(self.network.quantizer.latents(causal)));
+        }
+        self.codes(batches)
+    }
+
+    /// Batches of `[images, tokens]` as codes of this model.
+    fn codes(&self, batches: Vec<Tensor<B, 2, Int>>) -> Result<Codes> {
+        let model = &self.config.model;
+        let mut values: Vec<u64> = Vec::new();
+        for codes in batches {
+            values.extend(codes.into_data().iter::<i64>().map(i64::unsigned_abs));
+        }
+        Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)
+    }
+
     /// Codes that are known to be this model's, `[images, tokens]`.
     fn code_tensor(&self, codes: &Codes) -> Tensor<B, 2, Int> {
         let values: Vec<i32> = codes.as_slice().iter().map(|&code| i32::from(code)).collect();
@@ -336,20 +359,20 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     fn parts(&self) -> Result<Vec<Part>> {
         let network = &self.network;
         let mut parts = vec![
-            ("vision transformer", network.visual_encoder.num_params() + network.ln_vision.num_params()),
-            ("causal Q-Former", network.causal.num_params()),
-            ("codebook", network.quantizer.num_params()),
-            ("detokenizer", network.detokenizer.num_params()),
+            Part::of::<B>("vision transformer", &network.visual_encoder).and::<B>(&network.ln_vision),
+            Part::of::<B>("causal Q-Former", &network.causal),
+            Part::of::<B>("codebook", &network.quantizer),
+            Part::of::<B>("detokenizer", &network.detokenizer),
         ];
         if self.config.contrast.is_some() {
-            parts.push(("caption side", self.contrast()?.1.num_params()));
+            parts.push(Part::of::<B>("caption side", self.contrast()?.1));
         }
         if self.has_decoder() {
             let decoder = self.decoder()?;
-            parts.push(("decoder: denoiser", decoder.unet.num_params()));
-            parts.push(("decoder: autoencoder", decoder.vae.num_params()));
+            parts.push(Part::of::<B>("decoder: denoiser", &decoder.unet));
+            parts.push(Part::of::<B>("decoder: autoencoder", &decoder.vae));
         }
-        Ok(parts.into_iter().map(|(name, parameters)| Part { name, parameters }).collect())
+        Ok(parts)
     }
 
     fn encode(&self, images: &[RgbImage]) -> Result<Codes> {
@@ -360,25 +383,32 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     }
 
     fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes> {
-        let model = &self.config.model;
-        let mut values: Vec<u64> = Vec::with_capacity(images.len() * model.num_queries);
-        for images in images.chunks(ENCODE_AT_ONCE) {
-            let codes = self.network.encode(self.tensor(images)?);
-            values.extend(codes.into_data().iter::<i64>().map(i64::unsigned_abs));
-        }
-        Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)
+        self.encode_with(images, |latents| self.network.quantizer.nearest(latents))
     }
 
     fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
-        let model = &self.config.model;
-        let (mut values, mut margins): (Vec<u64>, Vec<f32>) = Default::default();
-        for images in images.chunks(ENCODE_AT_ONCE) {
-            let latents = self.network.quantizer.latents(self.network.causal_embeddings(self.tensor(images)?));
+        let mut margins = Vec::with_capacity(images.len() * self.config.model.num_queries);
+        let codes = self.encode_with(images, |latents| {
             let (codes, lead) = self.network.quantizer.nearest_with_margins(latents);
-            values.extend(codes.into_data().iter::<i64>().map(i64::unsigned_abs));
             margins.extend(floats(lead));
-        }
-        Ok((Codes::from_rows(values.chunks(model.num_queries), model.num_queries, model.codebook_size)?, margins))
+            codes
+        })?;
+        Ok((codes, margins))
+    }
+
+    fn encode_pixels_observed(&self, images: &[Vec<f32>], finished: &mut dyn FnMut(&'static str)) -> Result<Codes> {
+        let network = &self.network;
+        let mut done = |step: &'static str| {
+            B::sync(&self.device).expect("a device that computes can be waited for");
+            finished(step);
+        };
+        let features = network.features(self.tensor(images)?);
+        done("vision transformer");
+        let causal = network.causal.forward_causal(features);
+        done("causal Q-Former");
+        let codes = self.codes(vec![network.quantizer.nearest(network.quantizer.latents(causal))]);
+        done("codebook");
+        codes
     }
 
     fn provenance(&self) -> Result<Provenance> {

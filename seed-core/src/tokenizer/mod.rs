@@ -12,7 +12,7 @@ mod network;
 mod random;
 
 pub(crate) use bundle::CONFIG;
-pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model};
+pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model, Written};
 pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
 pub use facade::{Embeddings, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
 pub use network::{SeedConfig, SeedNetwork};

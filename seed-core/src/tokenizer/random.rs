@@ -42,7 +42,7 @@ pub fn random_bundle(config: &SeedConfig, seed: u64, dtype: DType, folder: &Path
         provenance: format!("random weights, seed {seed}"),
         preprocess: Preset::Seed,
         decode: DecodeDefaults::default(),
-        weights_sha256: None, // of what is written
+        weights: None, // of what is written
         model: config.clone(),
         contrast: None,
     };

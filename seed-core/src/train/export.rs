@@ -34,6 +34,8 @@ pub(super) struct Tokenizer<B: SeedBackend> {
     pub(super) config: BundleConfig,
     pub(super) network: SeedNetwork<B>,
     pub(super) contrast: Contrast<B>,
+    /// SHA-256 of the weights when they were given.
+    pub(super) given: Option<String>,
 }
 
 impl<B: SeedBackend> Tokenizer<B> {
@@ -45,11 +47,11 @@ impl<B: SeedBackend> Tokenizer<B> {
             provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
             preprocess: Preset::Seed,
             decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
-            weights_sha256: None, // of what is written
+            weights: None, // of what is written
             model: recipe.model.clone(),
             contrast: Some(recipe.text()),
         };
-        Self { config, network: model.network, contrast: model.contrast }
+        Self { config, network: model.network, contrast: model.contrast, given: None }
     }
 
     /// What another run made, for a decoder by this recipe.
@@ -66,9 +68,8 @@ impl<B: SeedBackend> Tokenizer<B> {
                 reason: format!("its sizes are not those of [model] and [contrast] of the recipe {:?}", recipe.name),
             });
         }
-        config.weights_sha256 = Some(config.weights_hash(&files)?);
         config.decode = DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance };
-        Ok(Self { config, network, contrast })
+        Ok(Self { given: Some(config.weights_hash(&files)?), config, network, contrast })
     }
 
     /// Writes the bundle, still without a decoder.

@@ -59,7 +59,7 @@ pub fn train<A: TrainBackend>(
     device: &A::Device,
 ) -> Result<Option<PathBuf>> {
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
-    recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.config.weights_sha256.as_deref()))?;
+    recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()))?;
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
     if session.until == Stage::Vae {
         autoencoder::<A>(recipe, &scenes, session, device)?;

@@ -15,7 +15,7 @@ fn config(contrast: Option<ContrastConfig>) -> BundleConfig {
         provenance: "random".to_owned(),
         preprocess: Preset::Seed,
         decode: DecodeDefaults { steps: 3, guidance: 2.0 },
-        weights_sha256: None,
+        weights: None,
         model: Files::folder(format!("{GOLDEN}/seed2-mlp")).json::<SeedConfig>("config.json").unwrap(),
         contrast,
     }
