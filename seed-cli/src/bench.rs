@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Sampling steps of the decoder, which decodes one image with guidance
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::options::positive)]
     steps: usize,
-    /// Device to compute on
+    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
     /// Numbers to compute in
@@ -61,6 +61,7 @@ enum Preset {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
+    args.device.check()?; // before gigabytes are written
     let (name, config) = match args.preset {
         Preset::Seed2 => ("seed-2", SeedConfig::seed_2()),
         Preset::Seed1 => ("seed-1", SeedConfig::seed_1()),

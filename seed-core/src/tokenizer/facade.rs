@@ -190,7 +190,7 @@ pub trait SeedTokenizer: Send + Sync {
 /// `preprocess` replaces the bundle's own preset.
 ///
 /// # Errors
-/// [`Error::Bundle`], [`Error::Config`] and whatever else is wrong with the model's files.
+/// [`Error::Device`]; [`Error::Bundle`], [`Error::Config`] and whatever else is wrong with the model's files.
 pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Preset>) -> Result<Box<dyn SeedTokenizer>> {
     struct Open<'a>(&'a Model, Option<Preset>, (Device, DType));
     impl OnBackend for Open<'_> {
@@ -201,7 +201,7 @@ pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Pres
             Ok(Box::new(Tokenizer { place: self.2, ..tokenizer }))
         }
     }
-    device.run(dtype, Open(model, preprocess, (device, dtype)))
+    device.run(dtype, Open(model, preprocess, (device, dtype)))?
 }
 
 /// A [`SeedTokenizer`] on the backend `B`.
