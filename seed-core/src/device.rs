@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(test)]
+pub(crate) mod every_backend;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
