@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Sampling steps of the decoder, which decodes one image with guidance
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::options::positive)]
     steps: usize,
-    /// Device to compute on
+    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
     /// Numbers that weights are kept in: f32, or half the memory with f16 or bf16
@@ -87,6 +87,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     if let Some(bundle) = &args.write {
         return write(args.preset, bundle);
     }
+    args.device.check()?; // before gigabytes are written
     let scratch = match &args.scratch {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use seed_core::{
     Device, SeedTokenizer,
     checkpoint::Files,
+    device::Found,
     pixels::RgbImage,
     scenes::{Scene, Split},
     tokenizer::Part,
@@ -117,7 +118,15 @@ impl Facts {
         say("weights", format!("SHA-256 {}", self.weights_sha256));
         say("on disk", megabytes(self.disk_bytes));
         say("in memory", format!("{} of weights", megabytes(self.memory_bytes())));
-        say("devices", Device::available().join(", "));
+        say("devices", Device::found().iter().map(Found::to_string).collect::<Vec<_>>().join(", "));
+        let left_out = Device::features_left_out();
+        if !left_out.is_empty() {
+            let features = left_out.join(",");
+            say(
+                "not in this build",
+                format!("{}: cargo install --path seed-cli --features {features}", left_out.join(", ")),
+            );
+        }
         say("self-test", "passed".to_owned());
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         lines.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
@@ -142,7 +151,8 @@ impl Facts {
             "parameters": self.parameters(),
             "disk_bytes": self.disk_bytes,
             "memory_bytes": self.memory_bytes(),
-            "devices": Device::available(),
+            "devices": Device::found().iter().map(|found| found.device.to_string()).collect::<Vec<_>>(),
+            "not_in_this_build": Device::features_left_out(),
             "self_test": "passed",
         });
         Ok(serde_json::to_string_pretty(&object)?)

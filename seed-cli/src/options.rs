@@ -56,7 +56,7 @@ pub(crate) struct ModelOptions {
     /// Folder of a model bundle [default: the model that is built in]
     #[arg(long, value_name = "BUNDLE")]
     pub(crate) model: Option<PathBuf>,
-    /// Device to compute on
+    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
     /// Numbers that weights are kept in: f32, or half the memory with f16 or bf16; sums are in f32 in any case

@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Print every step's report on standard output, one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Device to compute on
+    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
 }

@@ -104,18 +104,18 @@ impl<B: SeedBackend> Quantizer<B> {
 
 #[cfg(test)]
 mod tests {
-    use burn_flex::Flex;
-
     use super::*;
+    use crate::device::every_backend::on_every_backend;
+
+    on_every_backend!(margins_are_the_runner_ups_lead);
 
     /// The codebook's own rows: at distance 0, and the runner-up's distance is the margin.
-    #[test]
-    fn margins_are_the_runner_ups_lead() {
+    fn margins_are_the_runner_ups_lead<B: SeedBackend>() {
         let device = Default::default();
-        let mut quantizer = QuantizerConfig { width: 4, codes: 3, dim: 2 }.init::<Flex>(&device);
-        let rows = Tensor::<Flex, 2>::from_floats([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]], &device);
+        let mut quantizer = QuantizerConfig { width: 4, codes: 3, dim: 2 }.init::<B>(&device);
+        let rows = Tensor::<B, 2>::from_floats([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]], &device);
         quantizer.embedding.weight = burn::module::Param::from_tensor(rows);
-        let latents = Tensor::<Flex, 3>::from_floats([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]], &device);
+        let latents = Tensor::<B, 3>::from_floats([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]], &device);
         let (codes, margins) = quantizer.nearest_with_margins(latents.clone());
         assert_eq!(codes.clone().into_data(), quantizer.nearest(latents).into_data());
         assert_eq!(codes.into_data().iter::<i64>().collect::<Vec<_>>(), [0, 1, 0], "the lowest index on a tie");

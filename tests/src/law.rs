@@ -23,7 +23,7 @@ pub struct Rule {
 pub enum May {
     /// These and no others.
     Only(&'static [&'static str]),
-    /// All but these.
+    /// All but these and the [`BACKENDS`].
     AllBut(&'static [&'static str]),
 }
 
@@ -31,7 +31,7 @@ impl May {
     fn allows(&self, name: &str) -> bool {
         match self {
             Self::Only(names) => names.contains(&name),
-            Self::AllBut(names) => !names.contains(&name),
+            Self::AllBut(names) => !names.contains(&name) && !BACKENDS.contains(&name),
         }
     }
 
@@ -39,7 +39,7 @@ impl May {
         match self {
             Self::Only([]) => "none".to_owned(),
             Self::Only(names) => names.join(", "),
-            Self::AllBut(names) => format!("all but {}", names.join(", ")),
+            Self::AllBut(names) => format!("all but {}", [names, BACKENDS].concat().join(", ")),
         }
     }
 }
@@ -52,16 +52,17 @@ const fn rule(module: &'static str, modules: May, crates: May) -> Rule {
 const MODEL: May = May::Only(&["nn", "error"]);
 const MODEL_CRATES: May = May::Only(&["burn", "serde"]);
 
-/// Concrete backends: `device` chooses one, `nn` extends it, `train` differentiates it.
-const BACKENDS: May = May::AllBut(&["burn_flex"]);
+/// The concrete backends and what they stand on: `device` chooses one, `nn` makes the CPU's faster. [`May::AllBut`] leaves
+/// them out too.
+pub const BACKENDS: &[&str] = &["burn_flex", "burn_cuda", "burn_wgpu", "cubecl", "cudarc", "wgpu"];
 
 /// The law of `seed-core`, in the order of its `lib.rs`. A module without a line here breaks it.
 pub const LAW: &[Rule] = &[
     rule("atomic", May::Only(&["error"]), May::Only(&["tempfile"])),
     rule("codes", May::Only(&["error"]), May::Only(&[])),
-    rule("device", May::Only(&["error", "nn"]), May::Only(&["burn_flex"])),
+    rule("device", May::Only(&["error", "nn"]), May::Only(BACKENDS)),
     rule("error", May::Only(&[]), May::Only(&["thiserror"])),
-    rule("pixels", May::Only(&["atomic", "error"]), May::AllBut(&["burn", "burn_flex"])),
+    rule("pixels", May::Only(&["atomic", "error"]), May::AllBut(&["burn"])),
     // burn_flex, rayon and multiversion are the backend extension: fused operations on the CPU.
     rule("nn", May::Only(&["error"]), May::Only(&["burn", "burn_flex", "rayon", "multiversion"])),
     rule("eva_vit", MODEL, MODEL_CRATES),
@@ -70,15 +71,11 @@ pub const LAW: &[Rule] = &[
     rule("detokenizer", May::Only(&["nn", "error", "qformer"]), MODEL_CRATES),
     // Its input is an embedding: it sees none of steps 1 to 5.
     rule("diffusion", MODEL, May::Only(&["burn", "serde", "serde_json", "rand", "rand_chacha"])),
-    rule("tokenizer", May::AllBut(&["train", "dataset", "eval", "scenes"]), BACKENDS),
+    rule("tokenizer", May::AllBut(&["train", "dataset", "eval", "scenes"]), May::AllBut(&[])),
     rule("contrast", MODEL, MODEL_CRATES),
-    rule(
-        "checkpoint",
-        May::Only(&["atomic", "error"]),
-        May::AllBut(&["burn_flex", "image", "mozjpeg", "seed_weights"]),
-    ),
-    rule("eval", May::AllBut(&["train"]), BACKENDS),
-    rule("scenes", May::Only(&["atomic", "error", "pixels"]), May::AllBut(&["burn", "burn_flex"])),
+    rule("checkpoint", May::Only(&["atomic", "error"]), May::AllBut(&["image", "mozjpeg", "seed_weights"])),
+    rule("eval", May::AllBut(&["train"]), May::AllBut(&[])),
+    rule("scenes", May::Only(&["atomic", "error", "pixels"]), May::AllBut(&["burn"])),
     rule("train", May::AllBut(&["eval"]), May::AllBut(&[])),
 ];
 
@@ -115,7 +112,7 @@ pub const EXCEPTIONS: &[Exception] = &[
 ];
 
 /// Crates that the command line does without: it computes nothing, and the backend is chosen in `seed_core::device`.
-pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn", "burn_flex"]);
+pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 
 /// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins and
 /// where the backend extension is differentiated, fetching where the module begins.

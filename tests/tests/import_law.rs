@@ -71,6 +71,8 @@ fn what_breaks_the_law_is_seen() {
         ("eva_vit.rs", "use std::fs; use ::image::RgbImage;", "crate `image`"),
         ("eva_vit.rs", "type B = burn_flex::Flex;", "crate `burn_flex`"),
         ("codes.rs", "use burn::tensor::Tensor;", "crate `burn`"),
+        ("nn/backend.rs", "use burn_wgpu::Wgpu;", "crate `burn_wgpu`"),
+        ("train/mod.rs", "use burn_flex::Flex;", "crate `burn_flex`"),
         ("nn/attention.rs", "use crate::qformer::QFormer;", "module `qformer`"),
         ("diffusion/unet.rs", "use crate::checkpoint::KeyTable;", "module `checkpoint`"),
         ("diffusion/vae.rs", "use crate::checkpoint::Files;", "module `checkpoint`"),
@@ -101,6 +103,7 @@ fn what_keeps_the_law_is_let_through() {
         ("detokenizer.rs", "use crate::qformer::QFormer;"),
         ("diffusion/unet.rs", "use super::vae::Vae; use crate::diffusion::blocks;"),
         ("device.rs", "#[cfg(feature = \"cuda\")] fn f() {}"),
+        ("device/wgpu.rs", "use wgpu::Adapter; use burn_wgpu::Wgpu;"),
         ("nn/backend.rs", "#[cfg(feature = \"train\")] mod autodiff { use super::SeedBackend; }"),
     ] {
         let (broken, _) = check(&format!("seed-core/src/{file}"), source, &whole);

@@ -2,6 +2,7 @@
 
 mod convert;
 mod decode;
+mod device;
 mod encode;
 #[allow(dead_code, reason = "shared with the library's tests")]
 #[path = "../../../seed-core/tests/hub/fake_hub.rs"]

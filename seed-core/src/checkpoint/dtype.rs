@@ -24,6 +24,15 @@ impl DType {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
 
+    /// As burn calls it.
+    pub(crate) fn element(self) -> burn::tensor::DType {
+        match self {
+            Self::F32 => burn::tensor::DType::F32,
+            Self::F16 => burn::tensor::DType::F16,
+            Self::BF16 => burn::tensor::DType::BF16,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{ElementConversion, Tensor, TensorData};
 use burn_flex::Flex;
 
 use super::image_encoder::ImageEncoder;
@@ -12,7 +12,9 @@ use super::schedule::NoiseSchedule;
 use super::sigmas::FinalSigma;
 use super::*;
 use crate::checkpoint::{self, Files, Weights};
+use crate::device::every_backend::on_every_backend;
 use crate::error::Error;
+use crate::nn::SeedBackend;
 
 /// One network: sums of up to a thousand float32 products in another order than PyTorch's, through some thirty layers.
 const NETWORK: f32 = 5e-5;
@@ -34,7 +36,7 @@ impl Cases {
         Self(files(case).weights("cases.safetensors").unwrap())
     }
 
-    fn floats<const D: usize>(&self, key: &str) -> Tensor<Flex, D> {
+    fn floats<B: SeedBackend, const D: usize>(&self, key: &str) -> Tensor<B, D> {
         let shape = self.0.get(key).unwrap_or_else(|| panic!("no {key}")).shape.to_vec();
         Tensor::from_data(TensorData::new(self.0.floats(key).unwrap(), shape), &Default::default())
     }
@@ -46,69 +48,71 @@ impl Cases {
 
 /// Largest difference, which must be within `tolerance`.
 #[track_caller]
-fn assert_close<const D: usize>(name: &str, found: Tensor<Flex, D>, expected: Tensor<Flex, D>, tolerance: f32) {
+fn assert_close<B: SeedBackend, const D: usize>(
+    name: &str,
+    found: Tensor<B, D>,
+    expected: Tensor<B, D>,
+    tolerance: f32,
+) {
     assert_eq!(found.dims(), expected.dims(), "{name}");
-    let difference = (found - expected).abs().max().into_scalar();
+    let difference: f32 = (found - expected).abs().max().into_scalar().elem();
     println!("{name}: {difference:e}");
     assert!(difference <= tolerance, "{name} differs by {difference:e}, more than {tolerance:e}");
 }
 
-fn unclip() -> (Decoder<Flex>, Cases) {
+fn unclip<B: SeedBackend>() -> (Decoder<B>, Cases) {
     (Decoder::load(&files("unclip"), &Default::default(), checkpoint::DType::F32).unwrap(), Cases::open("unclip"))
 }
 
 /// Embeddings of one token.
-fn embeddings(cases: &Cases, key: &str) -> Tensor<Flex, 3> {
-    cases.floats::<2>(key).unsqueeze_dim(1)
+fn embeddings<B: SeedBackend>(cases: &Cases, key: &str) -> Tensor<B, 3> {
+    cases.floats::<B, 2>(key).unsqueeze_dim(1)
 }
 
-fn start(cases: &Cases, negative: bool) -> Start<Flex> {
+fn start<B: SeedBackend>(cases: &Cases, negative: bool) -> Start<B> {
     let negative_noise = negative.then(|| cases.floats("negative_noise"));
     Start { latents: cases.floats("latents"), noise: Some(cases.floats("noise")), negative_noise }
 }
 
-#[test]
-fn empty_prompt() {
-    let (model, cases) = unclip();
+on_every_backend!(empty_prompt, image_encoder, class_labels, networks, runs, negative_embeddings, stable_diffusion_1,);
+
+fn empty_prompt<B: SeedBackend>() {
+    let (model, cases) = unclip::<B>();
     let ids = empty_prompt::token_ids(&files("unclip").sub("tokenizer"), 77).unwrap();
     assert_eq!(ids, cases.integers("empty_prompt_ids"));
     assert_close("empty prompt", model.empty_prompt, cases.floats("empty_prompt_embeds"), NETWORK);
 }
 
-#[test]
-fn image_encoder() {
+fn image_encoder<B: SeedBackend>() {
     let (files, cases) = (files("unclip"), Cases::open("unclip"));
-    let (config, encoder) = ImageEncoder::<Flex>::load(&files.sub("image_encoder"), &Default::default()).unwrap();
+    let (config, encoder) = ImageEncoder::<B>::load(&files.sub("image_encoder"), &Default::default()).unwrap();
     assert_eq!(config.projection_dim, 64);
     let found = encoder.forward(cases.floats("pixels"));
     assert_close("image embeddings", found, cases.floats("clip_image_embeds"), NETWORK);
 }
 
-#[test]
-fn class_labels() {
-    let (model, cases) = unclip();
+fn class_labels<B: SeedBackend>() {
+    let (model, cases) = unclip::<B>();
     let Conditioning::ClassVector { image_noise, .. } = &model.conditioning else { panic!("not unCLIP") };
     let found = image_noise.class_labels(cases.floats("image_embeds"), cases.floats("noise"), 0);
     assert_close("class labels", found, cases.floats("class_labels"), NETWORK);
 }
 
-#[test]
-fn networks() {
-    let (model, cases) = unclip();
-    let context = cases.floats::<3>("empty_prompt_embeds").repeat_dim(0, 2);
+fn networks<B: SeedBackend>() {
+    let (model, cases) = unclip::<B>();
+    let context = cases.floats::<B, 3>("empty_prompt_embeds").repeat_dim(0, 2);
     let labels = Some(cases.floats("class_labels"));
     let found = model.unet.forward(cases.floats("latents"), &[401.0, 401.0], context, labels);
     assert_close("unet", found, cases.floats("unet.t401"), NETWORK);
     assert_close("vae", model.vae.decode(cases.floats("latents")), cases.floats("vae.decode"), NETWORK);
 }
 
-#[test]
-fn runs() {
-    let (model, cases) = unclip();
+fn runs<B: SeedBackend>() {
+    let (model, cases) = unclip::<B>();
     for (steps, guidance) in [(5, 10.0), (20, 4.0), (5, 1.0)] {
         let key = format!("steps{steps}.guidance{guidance}");
         let timesteps = cases.integers(&format!("{key}.timesteps"));
-        let expected: Tensor<Flex, 5> = cases.floats(&format!("{key}.latents"));
+        let expected: Tensor<B, 5> = cases.floats(&format!("{key}.latents"));
         let options = DecodeOptions { steps, guidance, ..Default::default() };
         let mut seen = 0;
         let latents = model
@@ -122,33 +126,31 @@ fn runs() {
             })
             .unwrap();
         assert_eq!(seen, timesteps.len());
-        let expected = cases.floats::<4>(&format!("{key}.image")).permute([0, 3, 1, 2]);
+        let expected = cases.floats::<B, 4>(&format!("{key}.image")).permute([0, 3, 1, 2]);
         assert_close(&format!("{key} image"), model.pixels(latents), expected, IMAGE);
     }
 }
 
-#[test]
-fn negative_embeddings() {
-    let (model, cases) = unclip();
+fn negative_embeddings<B: SeedBackend>() {
+    let (model, cases) = unclip::<B>();
     let options = DecodeOptions { steps: 5, guidance: 10.0, ..Default::default() };
     let negative = Some(embeddings(&cases, "negative_image_embeds"));
-    let mut observe = |_: super::denoise::Step<'_, Flex>| ControlFlow::Continue(());
+    let mut observe = |_: super::denoise::Step<'_, B>| ControlFlow::Continue(());
     let found =
         model.latents(embeddings(&cases, "image_embeds"), negative, start(&cases, true), &options, &mut observe);
     assert_close("negative", found.unwrap(), cases.floats("steps5.guidance10.negative.latents"), RUN);
 }
 
 /// Stable Diffusion 1: convolution projections, epsilon prediction, quick GELU, no class embedding.
-#[test]
-fn stable_diffusion_1() {
+fn stable_diffusion_1<B: SeedBackend>() {
     let (files, cases) = (files("sd1"), Cases::open("sd1"));
     let ids = empty_prompt::token_ids(&files.sub("tokenizer"), 77).unwrap();
     assert_eq!(ids, cases.integers("empty_prompt_ids"));
-    let model = Decoder::<Flex>::load(&files, &Default::default(), checkpoint::DType::F32).unwrap();
+    let model = Decoder::<B>::load(&files, &Default::default(), checkpoint::DType::F32).unwrap();
     assert_close("empty prompt", model.empty_prompt.clone(), cases.floats("empty_prompt_embeds"), NETWORK);
     assert_eq!(model.embedding_shape(), [77, 64]);
-    let (timesteps, expected) = (cases.integers("timesteps"), cases.floats::<5>("step_latents"));
-    let mut observe = |step: super::denoise::Step<'_, Flex>| {
+    let (timesteps, expected) = (cases.integers("timesteps"), cases.floats::<B, 5>("step_latents"));
+    let mut observe = |step: super::denoise::Step<'_, B>| {
         assert_eq!(step.timestep as i64, timesteps[step.finished - 1]);
         // The pipeline reports nothing after the first of the two calls at the second timestep.
         if let Some(index) = step.finished.checked_sub(2) {
@@ -160,24 +162,24 @@ fn stable_diffusion_1() {
     let start = Start { latents: cases.floats("latents"), noise: None, negative_noise: None };
     let options = DecodeOptions { steps: 10, guidance: 7.5, ..Default::default() };
     let latents = model.latents(cases.floats("prompt_embeds"), None, start, &options, &mut observe).unwrap();
-    assert_close("image", model.pixels(latents), cases.floats::<4>("image").permute([0, 3, 1, 2]), IMAGE);
+    assert_close("image", model.pixels(latents), cases.floats::<B, 4>("image").permute([0, 3, 1, 2]), IMAGE);
 
     // Negative embeddings take the empty prompt's place.
-    let run = |negative: Option<Tensor<Flex, 3>>| {
+    let run = |negative: Option<Tensor<B, 3>>| {
         let options = DecodeOptions { steps: 2, ..options };
         let progress = &mut |_, _| ControlFlow::Continue(());
         model.decode(cases.floats("prompt_embeds"), negative, &[0, 1], &options, progress).unwrap()
     };
     let empty = run(Some(model.empty_prompt.clone().repeat_dim(0, 2)));
     assert_close("the empty prompt as a negative", run(None), empty.clone(), 0.0);
-    let other = run(Some(cases.floats::<3>("prompt_embeds").flip([0])));
-    assert!((other - empty).abs().max().into_scalar() > 0.01, "negative embeddings must matter");
+    let other = run(Some(cases.floats::<B, 3>("prompt_embeds").flip([0])));
+    assert!((other - empty).abs().max().into_scalar().elem::<f32>() > 0.01, "negative embeddings must matter");
 }
 
 /// Euler's steps are DDIM's in another scale, and a caller's choice is what runs.
 #[test]
 fn schedulers_by_name() {
-    let (mut model, cases) = unclip();
+    let (mut model, cases) = unclip::<Flex>();
     let own = *model.sampler.config();
     // Both lead to timestep 0.
     model.sampler = Sampler::new(&SamplerConfig { final_sigmas_type: Some(FinalSigma::SigmaMin), ..own });
@@ -206,7 +208,7 @@ fn schedulers_by_name() {
 /// A decoder is saved with the scheduler that it has.
 #[test]
 fn the_scheduler_is_saved() {
-    let (mut model, _) = unclip();
+    let (mut model, _) = unclip::<Flex>();
     model.sampler = model.sampler.with_scheduler(SchedulerName::DpmSolver).unwrap();
     let folder = tempfile::tempdir().unwrap();
     model.save(folder.path(), checkpoint::DType::F32).unwrap();
@@ -222,7 +224,7 @@ fn the_scheduler_is_saved() {
 fn batches_do_not_matter() {
     /// Matrix products of another batch size may be summed in another order.
     const ROUNDING: f32 = 1e-4;
-    let (model, cases) = unclip();
+    let (model, cases) = unclip::<Flex>();
     let embeddings = embeddings(&cases, "image_embeds");
     let negative = self::embeddings(&cases, "negative_image_embeds");
     let options = DecodeOptions { steps: 2, guidance: 3.0, seed: 5, ..Default::default() };
@@ -243,7 +245,7 @@ fn batches_do_not_matter() {
 /// autoencoder are known.
 #[test]
 fn stored_empty_prompt_and_old_keys() {
-    let (model, cases) = unclip();
+    let (model, cases) = unclip::<Flex>();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/unclip");
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -272,7 +274,7 @@ fn stored_empty_prompt_and_old_keys() {
     store(48, 0.5);
     let loaded = load().unwrap();
     assert_eq!(loaded.empty_prompt.into_data(), TensorData::full([1, 77, 48], 0.5f32));
-    let latents = cases.floats::<4>("latents");
+    let latents = cases.floats::<Flex, 4>("latents");
     assert_close("old keys", loaded.vae.decode(latents.clone()), model.vae.decode(latents), 0.0);
 
     for (width, value, expected) in [(40, 0.5, "cross_attention_dim"), (48, f32::NAN, "finite")] {
@@ -284,7 +286,7 @@ fn stored_empty_prompt_and_old_keys() {
 
 #[test]
 fn interruption_and_arguments() {
-    let (model, cases) = unclip();
+    let (model, cases) = unclip::<Flex>();
     let embeddings = embeddings(&cases, "image_embeds");
     let decode = |embeddings: Tensor<Flex, 3>, images: &[u64], options: DecodeOptions| {
         model.decode(embeddings, None, images, &options, &mut |finished, _| match finished {

@@ -20,7 +20,7 @@ use crate::{
     atomic,
     checkpoint::{self, DType, Files, Made, Weights},
     detokenizer::Head,
-    device::{Device, OnBackend},
+    device::{OnBackend, on_cpu},
     diffusion::Decoder,
     error::{Error, Result},
     eva_vit::resize_positions,
@@ -141,7 +141,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
     atomic::write(&out.join(REPORT), &report)?;
     if let Some(folder) = &options.decoder {
-        Device::Cpu.run(CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
+        on_cpu(CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
     }
     config.save_tensors(out, tensors, options.dtype)?;
     Ok(conversion)
@@ -254,7 +254,7 @@ impl OnBackend for CopyDecoder<'_> {
 
 /// Keys and shapes of a bundle of these sizes, which must be possible.
 pub(super) fn keys_and_shapes(model: &SeedConfig) -> Shapes {
-    Device::Cpu.run(Expected(model))
+    on_cpu(Expected(model))
 }
 
 /// As [`keys_and_shapes`], on a backend: nothing is initialized.

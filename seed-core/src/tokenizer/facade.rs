@@ -189,7 +189,8 @@ pub trait SeedTokenizer: Send + Sync {
 /// `preprocess` replaces the bundle's own preset.
 ///
 /// # Errors
-/// [`Error::Bundle`], [`Error::Config`] and whatever else is wrong with the model's files.
+/// [`Error::Device`] for a device that is not there or does not compute in `dtype`; [`Error::Bundle`], [`Error::Config`] and
+/// whatever else is wrong with the model's files.
 pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Preset>) -> Result<Box<dyn SeedTokenizer>> {
     struct Open<'a>(&'a Model, Option<Preset>, (Device, DType));
     impl OnBackend for Open<'_> {
@@ -197,11 +198,15 @@ pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Pres
 
         fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
             let (place, dtype) = self.2;
+            if !B::supports_dtype(&device, dtype.element()) {
+                let reason = format!("it does not compute in {dtype}; choose another dtype");
+                return Err(Error::Device { device: place.to_string(), reason });
+            }
             let tokenizer = Tokenizer::<B>::load(self.0.files(), device, dtype, self.1)?;
             Ok(Box::new(Tokenizer { place, ..tokenizer }))
         }
     }
-    device.run(Open(model, preprocess, (device, dtype)))
+    device.run(Open(model, preprocess, (device, dtype)))?
 }
 
 /// A [`SeedTokenizer`] on the backend `B`.

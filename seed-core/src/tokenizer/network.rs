@@ -315,56 +315,67 @@ impl<B: Backend> SeedNetwork<B> {
 mod tests {
     //! Golden values of the reference network: every intermediate, from its own input and from the pixels.
 
-    use burn::tensor::TensorData;
+    use burn::tensor::{ElementConversion, TensorData};
     use burn_flex::Flex;
 
     use super::*;
-    use crate::checkpoint::{self, Files, Weights};
+    use crate::{
+        checkpoint::{self, Files, Weights},
+        device::every_backend::on_every_backend,
+    };
 
     /// Largest difference allowed, relative to the largest value: a few float32 roundings of sums of about 100 terms.
     const TOLERANCE: f32 = 1e-5;
 
-    fn golden(case: &str) -> (Files, SeedNetwork<Flex>) {
+    fn golden<B: SeedBackend>(case: &str) -> (Files, SeedNetwork<B>) {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(case);
         let files = Files::folder(folder);
         let config: SeedConfig = files.json("config.json").unwrap();
         config.validate("config.json").unwrap();
         let weights = files.weights("model.safetensors").unwrap();
-        let network = checkpoint::load(config.init(&Default::default()), &weights, &SeedNetwork::<Flex>::KEYS).unwrap();
+        let network = checkpoint::load(config.init(&Default::default()), &weights, &SeedNetwork::<B>::KEYS).unwrap();
         (files, network)
     }
 
-    fn case<const D: usize>(cases: &Weights, name: &str) -> Tensor<Flex, D> {
+    fn case<B: SeedBackend, const D: usize>(cases: &Weights, name: &str) -> Tensor<B, D> {
         let shape = cases.get(name).unwrap().shape.to_vec();
         Tensor::from_data(TensorData::new(cases.floats(name).unwrap(), shape), &Default::default())
     }
 
-    fn close<const D: usize>(name: &str, got: Tensor<Flex, D>, want: Tensor<Flex, D>) {
+    fn close<B: SeedBackend, const D: usize>(name: &str, got: Tensor<B, D>, want: Tensor<B, D>) {
         assert_eq!(got.dims(), want.dims(), "{name}");
-        let size = want.clone().abs().max().into_scalar();
-        let difference = (got - want).abs().max().into_scalar();
+        let size: f32 = want.clone().abs().max().into_scalar().elem();
+        let difference: f32 = (got - want).abs().max().into_scalar().elem();
+        println!("{name}: {:e}", difference / size);
         assert!(difference <= TOLERANCE * size, "{name} differs by {difference} where values reach {size}");
     }
 
-    #[test]
-    fn every_intermediate_equals_the_reference() {
-        for name in ["seed2-mlp", "seed2-qformer", "seed1"] {
-            compare(name);
-        }
+    on_every_backend!(seed2_mlp, seed2_qformer, seed1);
+
+    fn seed2_mlp<B: SeedBackend>() {
+        every_intermediate_equals_the_reference::<B>("seed2-mlp");
     }
 
-    fn compare(name: &str) {
-        let (files, network) = golden(name);
+    fn seed2_qformer<B: SeedBackend>() {
+        every_intermediate_equals_the_reference::<B>("seed2-qformer");
+    }
+
+    fn seed1<B: SeedBackend>() {
+        every_intermediate_equals_the_reference::<B>("seed1");
+    }
+
+    fn every_intermediate_equals_the_reference<B: SeedBackend>(name: &str) {
+        let (files, network) = golden::<B>(name);
         let cases = files.weights("cases.safetensors").unwrap();
-        let case3 = |name: &str| case::<3>(&cases, name);
-        let pixels = case::<4>(&cases, "pixels");
+        let case3 = |name: &str| case::<B, 3>(&cases, name);
+        let pixels = case::<B, 4>(&cases, "pixels");
         close("vit", network.visual_encoder.forward(pixels.clone()), case3("vit"));
         close("vision", network.features(pixels.clone()), case3("vision"));
         close("causal", network.causal.forward_causal(case3("vision")), case3("causal"));
         close("latent", network.quantizer.latents(case3("causal")), case3("latent"));
         let codes = TensorData::new(cases.integers("codes").unwrap(), [6, 32]);
-        let codes = Tensor::<Flex, 2, Int>::from_data(codes, &Default::default());
-        let equal = |name: &str, got: Tensor<Flex, 2, Int>| {
+        let codes = Tensor::<B, 2, Int>::from_data(codes, &Default::default());
+        let equal = |name: &str, got: Tensor<B, 2, Int>| {
             let (got, want) = (got.into_data().convert::<i64>(), codes.to_data().convert::<i64>());
             assert_eq!(got, want, "{name}");
         };
@@ -377,7 +388,7 @@ mod tests {
             None => assert!(cases.get("semantic").is_none(), "{name}"),
         }
         let generation = match cases.get("generation").unwrap().shape.len() {
-            2 => case::<2>(&cases, "generation").unsqueeze_dim(1),
+            2 => case::<B, 2>(&cases, "generation").unsqueeze_dim(1),
             _ => case3("generation"),
         };
         close("generation", network.generation(codes), generation);
@@ -386,9 +397,9 @@ mod tests {
     /// Latents to the bit, not only codes: a near tie could not flip either.
     #[test]
     fn batch_size_and_threads_change_nothing() {
-        let (files, network) = golden("seed2-mlp");
+        let (files, network) = golden::<Flex>("seed2-mlp");
         let cases = files.weights("cases.safetensors").unwrap();
-        let six = case::<4>(&cases, "pixels");
+        let six = case::<Flex, 4>(&cases, "pixels");
         let pixels = Tensor::cat(vec![six.clone(), six.flip([3])], 0); // 12 images
         let run = |batch: usize, threads: usize| -> Vec<TensorData> {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     checkpoint::{DType, Made},
-    device::{Device, OnBackend},
+    device::{OnBackend, on_cpu},
     diffusion::Decoder,
     error::Result,
     nn::SeedBackend,
@@ -62,7 +62,7 @@ pub fn random_decoder(dtype: DType, bundle: &Path) -> Result<()> {
             Decoder::<B>::unclip_768(&device).save(&self.0.join(DECODER), self.1)
         }
     }
-    Device::Cpu.run(Write(bundle, dtype))
+    on_cpu(Write(bundle, dtype))
 }
 
 /// `count` numbers between `-bound` and `bound`, from a stream of their own.
@@ -105,7 +105,7 @@ mod tests {
             let path = folder.path().join(name);
             let config = SeedConfig { head, reverse_depth: 1, ..tiny.clone() };
             random_bundle(&config, 3, DType::F32, &path).unwrap();
-            let seed = crate::open(&Model::Folder(path), Device::Cpu, DType::F32, None).unwrap();
+            let seed = crate::open(&Model::Folder(path), crate::Device::Cpu, DType::F32, None).unwrap();
             let images: Vec<_> = (0..4).map(|i| Scene::sample(1, i, Split::Train).render(28)).collect();
             let codes = seed.encode(&images).unwrap();
             assert_eq!((codes.batch(), codes.tokens()), (4, 32));

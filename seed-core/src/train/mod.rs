@@ -29,16 +29,16 @@ mod vision;
 use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
-use burn_flex::Flex;
 
 pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use run::{Plan, Session, Stage, StepReport, TrainBackend};
 
 use crate::{
-    device::Device,
+    device::{Device, OnBackend},
     diffusion::{Vae, VaeConfig},
     error::Result,
+    nn::SeedBackend,
 };
 
 use export::Tokenizer;
@@ -135,11 +135,17 @@ fn autoencoder<A: TrainBackend>(
 /// As [`train`], on the autodiff form of a device's backend.
 ///
 /// # Errors
-/// As [`train`].
+/// [`Error::Device`](crate::Error::Device); as [`train`].
 pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result<Option<PathBuf>> {
-    match device {
-        Device::Cpu => train::<Autodiff<Flex>>(recipe, session, &Default::default()),
+    struct Train<'a, 's>(&'a Recipe, &'a mut Session<'s>);
+    impl OnBackend for Train<'_, '_> {
+        type Output = Result<Option<PathBuf>>;
+
+        fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
+            train::<Autodiff<B>>(self.0, self.1, &device)
+        }
     }
+    device.run(Train(recipe, session))?
 }
 
 /// Whether a run has begun in `folder`, which [`run()`] would go on with.
