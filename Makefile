@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy doc test demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-wgpu demo bench
 
 check: fmt-check clippy doc test
 
@@ -13,12 +13,20 @@ fmt-check:
 clippy:
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# The code behind the features for GPUs; neither drivers nor toolkits are needed.
+clippy-gpu:
+	cargo clippy -p seed-core -p seed-cli --features seed-cli/cuda,seed-cli/wgpu --all-targets -- -D warnings
+
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # Unit tests, golden parity, the command line, the import law and the examples in the documentation.
 test:
 	cargo test --workspace
+
+# Golden parity and the command line on wgpu. A Vulkan driver is needed; one that computes in software will do.
+test-wgpu:
+	cargo test -p seed-core -p seed-cli --features seed-cli/wgpu --lib --test cli -- wgpu:: device::
 
 # The README's first command: the example images to tokens and back.
 demo:

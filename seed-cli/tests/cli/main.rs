@@ -14,4 +14,6 @@ mod model;
 #[path = "../../../seed-core/tests/hub/server.rs"]
 mod server;
 mod train;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 mod world;

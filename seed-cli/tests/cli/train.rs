@@ -58,7 +58,7 @@ guidance = 2.0
 
 impl World {
     /// Writes the recipe with `vision` steps of the first stage.
-    fn recipe(&self, vision: usize) {
+    pub(crate) fn recipe(&self, vision: usize) {
         let plan = |name: &str, steps: usize| {
             format!(
                 "[{name}]\nsteps = {steps}\nbatch = 4\nlearning_rate = 1e-3\nwarmup = 1\nweight_decay = 0.0\ncheckpoint_every = 1000000\n"
@@ -68,7 +68,7 @@ impl World {
         fs::write(self.path("least.toml"), format!("{RECIPE}\n{}", plans.concat())).unwrap();
     }
 
-    fn train(&self) -> Command {
+    pub(crate) fn train(&self) -> Command {
         let mut seed = program();
         seed.current_dir(self.path("")).args(["train", "least.toml"]);
         seed
