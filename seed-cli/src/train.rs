@@ -8,6 +8,7 @@ use std::{
 use anyhow::bail;
 use seed_core::{
     Device, Error, Model,
+    checkpoint::Files,
     train::{self, Recipe, Session, Stage, StepReport},
 };
 
@@ -46,6 +47,10 @@ pub(crate) struct Args {
     /// Bundle whose tokenizer is taken as it is, so that only a decoder is trained for it
     #[arg(long, value_name = "BUNDLE")]
     tokenizer: Option<PathBuf>,
+    /// Decoder in diffusers' layout (the folder decoder of a bundle) to begin with: its autoencoder is taken as it is, its UNet
+    /// goes on learning
+    #[arg(long, value_name = "DIR")]
+    decoder: Option<PathBuf>,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
@@ -73,6 +78,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let mut session = Session {
         folder: folder.clone(),
         tokenizer: args.tokenizer.clone().map(Model::Folder),
+        decoder: args.decoder.clone().map(Files::folder),
         until: args.until,
         stop: &interrupt::STOP,
         report: &mut report,
@@ -89,9 +95,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         Err(Error::Interrupted) => {
             let at = watcher.last.map(|last| format!(" after {last}")).unwrap_or_default();
             let (recipe, out) = (args.recipe.display(), folder.display());
-            let tokenizer =
-                args.tokenizer.as_ref().map(|path| format!(" --tokenizer {}", path.display())).unwrap_or_default();
-            eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out}{tokenizer} --resume");
+            let given = [("tokenizer", &args.tokenizer), ("decoder", &args.decoder)];
+            let given = given.map(|(name, path)| path.as_ref().map(|path| format!(" --{name} {}", path.display())));
+            let given: String = given.into_iter().flatten().collect();
+            eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out}{given} --resume");
             Ok(Outcome::Interrupted)
         }
         Err(error) => Err(error.into()),

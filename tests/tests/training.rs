@@ -35,8 +35,14 @@ fn run(folder: &Path, limit: usize) -> (Vec<(&'static str, usize, f64)>, seed_co
         steps.push((report.stage, report.step, report.loss));
         stop.store(steps.len() >= limit, Ordering::Relaxed);
     };
-    let mut session =
-        Session { folder: folder.to_owned(), tokenizer: None, until: Stage::Decoder, stop: &stop, report: &mut report };
+    let mut session = Session {
+        folder: folder.to_owned(),
+        tokenizer: None,
+        decoder: None,
+        until: Stage::Decoder,
+        stop: &stop,
+        report: &mut report,
+    };
     let result = train::run(&recipe(), &mut session, Device::Cpu);
     (steps, result.map(|bundle| bundle.expect("the last stage makes a bundle")))
 }

@@ -167,8 +167,26 @@ fn a_tokenizer_that_is_there_gets_a_decoder() {
     }
     done(program().args(["inspect", "--model"]).arg(world.path("again/bundle")));
     // A run belongs to its tokenizer.
-    fails(world.train().args(["--out", "again", "--resume"]), 1, &["other values or another tokenizer", "recipe.json"]);
+    fails(
+        world.train().args(["--out", "again", "--resume"]),
+        1,
+        &["other values or from another model", "recipe.json"],
+    );
     done(world.train().args(tokenizer).args(["--out", "again", "--resume"]));
+    // Its decoder goes on learning, with the autoencoder that is there.
+    let both = [&tokenizer[..], &["--decoder", "again/bundle/decoder"]].concat();
+    let output = text(&done(world.train().args(&both).args(["--out", "more", "--json"])).stdout);
+    let reports = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let stages: Vec<Value> = reports.map(|report| report["stage"].clone()).collect();
+    assert_eq!(stages, ["decoder"]);
+    let read = |run: &str, part: &str| {
+        let part = format!("{run}/bundle/decoder/{part}/diffusion_pytorch_model.safetensors");
+        fs::read(world.path(&part)).unwrap()
+    };
+    assert!(read("more", "vae") == read("again", "vae"));
+    assert!(read("more", "unet") != read("again", "unet"));
+    let nowhere = [&tokenizer[..], &["--decoder", "nowhere", "--out", "other"]].concat();
+    fails(world.train().args(&nowhere), 1, &["nowhere"]);
     // Another size of codebook.
     let recipe = fs::read_to_string(world.path("least.toml")).unwrap();
     fs::write(world.path("least.toml"), recipe.replace("codebook_size = 16", "codebook_size = 18")).unwrap();

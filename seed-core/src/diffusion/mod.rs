@@ -47,7 +47,7 @@ pub mod vae;
 pub use blocks::{Downsample, ResnetBlock, Upsample};
 pub use clip_layer::{Activation, ClipLayer, LayersConfig};
 pub use denoise::denoise;
-pub use pipeline::{Conditioning, DecodeOptions, Decoder, Start};
+pub use pipeline::{Conditioning, DecodeOptions, Decoder, Start, load_unet, load_vae};
 pub use sampler::SchedulerName;
 pub use unet::{UNet, UNetConfig};
 pub use vae::{Vae, VaeConfig};

@@ -28,7 +28,6 @@ use super::{
     objective::squared_error,
     parts::Parts,
     run::{Output, Plan, Session, TrainBackend, optimise},
-    start::initial,
     vae::normals,
 };
 
@@ -47,6 +46,8 @@ pub(super) struct Inputs<'a, A: TrainBackend> {
     pub(super) network: &'a SeedNetwork<A::InnerBackend>,
     pub(super) contrast: &'a Contrast<A::InnerBackend>,
     pub(super) pool: usize,
+    /// The UNet to begin with.
+    pub(super) start: UNet<A>,
 }
 
 /// Latents `[pool, channels, size, size]` of standard deviation 1, and the two kinds of condition `[pool, dim]`.
@@ -58,7 +59,7 @@ struct Pool<A: TrainBackend> {
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    inputs: &Inputs<'_, A>,
+    inputs: Inputs<'_, A>,
     scenes: &SceneData,
     session: &mut Session<'_>,
     device: &A::Device,
@@ -66,7 +67,7 @@ pub(super) fn train<A: TrainBackend>(
     if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
         return Ok(unet.valid());
     }
-    let pool = pool::<A>(inputs, scenes, device);
+    let pool = pool::<A>(&inputs, scenes, device);
     let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
     let [_, channels, size, _] = pool.latents.dims();
     let [_, dim] = pool.image.dims();
@@ -101,7 +102,7 @@ pub(super) fn train<A: TrainBackend>(
             Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
         })
     };
-    Ok(optimise("decoder", plan, session, initial(inputs.unet.init::<A>(device)), step, |unet, _| unet)?.valid())
+    Ok(optimise("decoder", plan, session, inputs.start.clone(), step, |unet, _| unet)?.valid())
 }
 
 /// What is drawn for one image of a step.

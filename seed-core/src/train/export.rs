@@ -5,11 +5,12 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use crate::{
-    checkpoint::DType,
+    checkpoint::{DType, Files},
     contrast::Contrast,
     diffusion::{
         Conditioning, Decoder, UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer},
+        load_unet, load_vae,
         sampler::{Prediction, Sampler, SamplerConfig},
         schedule::{NoiseSchedule, NoiseScheduleConfig},
     },
@@ -19,7 +20,7 @@ use crate::{
     tokenizer::{BundleConfig, CONFIG, DECODER, DecodeDefaults, FORMAT, Model, SeedNetwork},
 };
 
-use super::{Recipe, TrainModel};
+use super::{Recipe, TrainBackend, TrainModel};
 
 /// The decoder's parts.
 pub(super) struct Parts<B: SeedBackend> {
@@ -76,6 +77,26 @@ impl<B: SeedBackend> Tokenizer<B> {
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
         self.config.save(folder, &self.network, Some(&self.contrast), DType::F16)
     }
+}
+
+/// Autoencoder and denoiser of a decoder that is there.
+#[allow(clippy::type_complexity)] // three things for one caller
+pub(super) fn open_decoder<A: TrainBackend>(
+    files: &Files,
+    recipe: &Recipe,
+    device: &A::Device,
+) -> Result<(VaeConfig, Vae<A::InnerBackend>, UNet<A>)> {
+    let (vae_config, vae) = load_vae(&files.sub("vae"), device, DType::F32)?;
+    let (unet_config, unet) = load_unet(&files.sub("unet"), device, DType::F32)?;
+    let wanted = VaeConfig { scaling_factor: vae_config.scaling_factor, ..recipe.vae() };
+    if vae_config != wanted || unet_config != recipe.unet() {
+        return Err(Error::Argument {
+            name: "decoder",
+            value: files.describe("model_index.json"),
+            reason: format!("its sizes are not those of [diffusion] of the recipe {:?}", recipe.name),
+        });
+    }
+    Ok((vae_config, vae, unet))
 }
 
 /// Step 6.

@@ -45,21 +45,22 @@ use export::Tokenizer;
 
 /// Runs the stages of a recipe in `session`'s folder up to the one that it names, or what of them is not done yet, and
 /// writes the model as the bundle `bundle` in that folder, in half precision; without a decoder after stage 2. A tokenizer
-/// that `session` gives takes the place of the stages vision, 1 and 2.
+/// that `session` gives takes the place of the stages vision, 1 and 2, a decoder that of the stage vae.
 ///
 /// Returns the bundle, or nothing when `session` ends before there is one.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
-/// [`Error::Diverged`](crate::Error::Diverged); [`Error::Argument`](crate::Error::Argument) for a given tokenizer of other
-/// sizes than the recipe's; reading and writing.
+/// [`Error::Diverged`](crate::Error::Diverged); [`Error::Argument`](crate::Error::Argument) for a given tokenizer or decoder
+/// of other sizes than the recipe's; reading and writing.
 pub fn train<A: TrainBackend>(
     recipe: &Recipe,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<Option<PathBuf>> {
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
-    recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()))?;
+    let decoder = session.decoder.as_ref().map(|files| files.describe("unet"));
+    recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
     if session.until == Stage::Vae {
         autoencoder::<A>(recipe, &scenes, session, device)?;
@@ -77,8 +78,15 @@ pub fn train<A: TrainBackend>(
     if session.until <= Stage::Stage2 {
         return Ok(Some(bundle));
     }
-    let (vae_config, vae) = autoencoder::<A>(recipe, &scenes, session, device)?;
     let unet_config = recipe.unet();
+    let (vae_config, vae, start) = match session.decoder.clone() {
+        Some(files) => export::open_decoder::<A>(&files, recipe, device)?,
+        None => {
+            let (vae_config, vae) = autoencoder::<A>(recipe, &scenes, session, device)?;
+            begin::<A>(Stage::Decoder, recipe, device);
+            (vae_config, vae, start::initial(unet_config.init::<A>(device)))
+        }
+    };
     let inputs = decoder::Inputs::<A> {
         unet: &unet_config,
         vae_config: &vae_config,
@@ -86,9 +94,9 @@ pub fn train<A: TrainBackend>(
         network: &tokenizer.network,
         contrast: &tokenizer.contrast,
         pool: recipe.diffusion.pool,
+        start,
     };
-    begin::<A>(Stage::Decoder, recipe, device);
-    let unet = decoder::train(&recipe.decoder, &inputs, &scenes, session, device)?;
+    let unet = decoder::train(&recipe.decoder, inputs, &scenes, session, device)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(Some(bundle))
 }

@@ -152,14 +152,17 @@ impl Recipe {
         ]
     }
 
-    /// Makes `folder` this recipe's, with a given tokenizer's SHA-256, or makes sure that it is: steps of two recipes do
+    /// Makes `folder` this recipe's, with a given tokenizer's SHA-256 and a given decoder's place, or makes sure that it is: steps of two recipes do
     /// not mix.
-    pub(super) fn claim(&self, folder: &Path, tokenizer: Option<&str>) -> Result<()> {
+    pub(super) fn claim(&self, folder: &Path, tokenizer: Option<&str>, decoder: Option<String>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
         let path = folder.join("recipe.json");
         let mut own = serde_json::to_value(self).expect("a recipe of numbers and names is JSON");
         if let Some(hash) = tokenizer {
             own["tokenizer_sha256"] = hash.into();
+        }
+        if let Some(decoder) = decoder {
+            own["decoder_from"] = decoder.into();
         }
         match std::fs::read(&path) {
             Ok(bytes) if serde_json::from_slice(&bytes).is_ok_and(|started: serde_json::Value| started == own) => {
@@ -169,7 +172,7 @@ impl Recipe {
                 name: "recipe",
                 value: self.name.clone(),
                 reason: format!(
-                    "the run in {} was started with other values or another tokenizer, see {}; choose another folder, or undo the change",
+                    "the run in {} was started with other values or from another model, see {}; choose another folder, or undo the change",
                     folder.display(),
                     path.display()
                 ),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     atomic,
+    checkpoint::Files,
     error::{Error, Result},
     nn::SeedBackend,
     tokenizer::Model,
@@ -129,6 +130,8 @@ pub struct Session<'a> {
     pub folder: PathBuf,
     /// A model whose steps 2 to 5 and caption side are taken as they are: only its decoder is trained.
     pub tokenizer: Option<Model>,
+    /// A decoder in diffusers' layout whose autoencoder is taken as it is and whose UNet is where the decoder stage begins.
+    pub decoder: Option<Files>,
     /// The stage to end with; it and those it stands on are trained, as far as they are not done.
     pub until: Stage,
     /// Set from outside to stop after the current step, with a checkpoint.
