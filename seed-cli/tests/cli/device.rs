@@ -20,7 +20,7 @@ fn a_device_that_is_not_there_is_an_error() {
 #[test]
 fn inspect_lists_the_devices() {
     let world = World::new();
-    let output = text(&done(world.seed("inspect")).stdout);
+    let output = text(&done(&mut world.seed("inspect")).stdout);
     let line = output.lines().find(|line| line.starts_with("devices ")).unwrap();
     for found in Device::found() {
         assert!(line.contains(&found.to_string()), "{line}");
