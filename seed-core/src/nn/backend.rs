@@ -4,9 +4,8 @@
 //! the vectorised kernels of [`super::kernels`]: its own `erf` and `sigmoid` are scalar and dominate a training step.
 //! The autodiff decorator forwards to the inner backend in both directions.
 
-use burn::nn::{GroupNorm, PaddingConfig2d, conv::Conv2d};
 use burn::tensor::{
-    Shape, Tensor, TensorMetadata, TensorPrimitive,
+    Shape, Tensor, TensorMetadata,
     backend::Backend,
     ops::{ActivationOps, ConvOptions, FloatTensor},
 };
@@ -120,71 +119,6 @@ pub trait SeedBackend: Backend {
     fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
         plain_merge_heads::<Self>(x)
     }
-}
-
-/// Exact (erf) GELU of any shape.
-pub fn gelu<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_gelu(x.into_primitive().tensor())))
-}
-
-/// SiLU, `x * sigmoid(x)`, of any shape.
-pub fn silu<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_silu(x.into_primitive().tensor())))
-}
-
-/// Softmax over the last axis, of any shape.
-pub fn softmax<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_softmax(x.into_primitive().tensor())))
-}
-
-/// `[batch, tokens, width]` -> `[batch, heads, tokens, width / heads]`.
-pub fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_split_heads(x.into_primitive().tensor(), heads)))
-}
-
-/// `[batch, heads, tokens, head_dim]` -> `[batch, tokens, heads * head_dim]`.
-pub fn merge_heads<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_merge_heads(x.into_primitive().tensor())))
-}
-
-/// What `layer.forward(x)` gives: `[batch, in, height, width]` -> `[batch, out, height', width']`.
-pub fn conv2d<B: SeedBackend>(layer: &Conv2d<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-    let (x, padding) = match layer.padding {
-        PaddingConfig2d::Valid => (x, [0, 0]),
-        PaddingConfig2d::Explicit(top, left, bottom, right) if top == bottom && left == right => (x, [top, left]),
-        PaddingConfig2d::Explicit(top, left, bottom, right) => (x.pad((left, right, top, bottom), 0.0), [0, 0]),
-        PaddingConfig2d::Same => return layer.forward(x),
-    };
-    let options = ConvOptions::new(layer.stride, padding, layer.dilation, layer.groups);
-    let (element, weight) = (x.dtype(), layer.weight.val());
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let convolve = |x: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Option<Tensor<B, 1>>| {
-        let bias = bias.map(|bias| bias.into_primitive().tensor());
-        let (x, weight) = (x.into_primitive().tensor(), weight.into_primitive().tensor());
-        Tensor::<B, 4>::from_primitive(TensorPrimitive::Float(B::fused_conv2d(x, weight, bias, options)))
-    };
-    let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
-    if x.dtype() == element {
-        return convolve(x, weight, bias);
-    }
-    let maps = convolve(x, weight, None).cast(element);
-    match bias {
-        Some(bias) => maps + bias.reshape([1, -1, 1, 1]),
-        None => maps,
-    }
-}
-
-/// What `layer.forward(x)` gives, for `[batch, channels, height, width]`.
-pub fn group_norm<B: SeedBackend>(layer: &GroupNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-    let (Some(scale), Some(shift)) = (&layer.gamma, &layer.beta) else { return layer.forward(x) };
-    let groups = Groups { count: layer.num_groups, epsilon: layer.epsilon };
-    let (scale, shift) = (scale.val().into_primitive().tensor(), shift.val().into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::fused_group_norm(
-        x.into_primitive().tensor(),
-        scale,
-        shift,
-        groups,
-    )))
 }
 
 fn plain_softmax_backward<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
@@ -496,11 +430,12 @@ mod tests {
     use burn::{
         backend::Autodiff,
         module::Param,
-        nn::{GroupNormConfig, conv::Conv2dConfig},
+        nn::{GroupNormConfig, PaddingConfig2d, conv::Conv2dConfig},
         tensor::{Distribution, activation},
     };
 
     use super::*;
+    use crate::nn::{conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
 
     type A = Autodiff<Flex>;
 

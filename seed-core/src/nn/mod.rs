@@ -18,8 +18,10 @@ mod conv;
 mod group_norm;
 mod kernels;
 mod linear;
+mod ops;
 
 pub use attention::attention;
-pub use backend::{SeedBackend, conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
+pub use backend::SeedBackend;
 pub use group_norm::Groups;
 pub use linear::{Linear, LinearConfig};
+pub use ops::{conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
