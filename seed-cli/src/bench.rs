@@ -4,7 +4,10 @@ mod decoder;
 mod encoder;
 mod memory;
 
-use std::{path::Path, path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, bail};
 use seed_core::{

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Element type of the weights of linear layers and convolutions. In memory everything else is float32 in any case: biases,
-/// norms, embeddings, the codebook, and the activations between the layers; products are summed in float32.
+/// norms, embeddings, the codebook, and the activations between the layers. On the CPU products are summed in float32 too; a GPU
+/// multiplies in the type of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, DType as Element, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Bool, Int, Tensor, TensorData, backend::Backend};
 
 use super::DType;
 use super::convert;
@@ -122,7 +122,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn read(&self, dims: &[usize]) -> Result<(TensorData, Element)> {
+    fn read(&self, dims: &[usize]) -> Result<TensorData> {
         let slot = self.place.slot(self.table);
         let mut values = self.weights.floats(&slot.key)?;
         let bad = convert::count_not_finite(&values);
@@ -135,13 +135,9 @@ impl Loader<'_> {
         }
         let unfit = |reason| self.unfit(&slot, reason);
         match self.dtype {
-            DType::F16 if slot.layer_weight => {
-                Ok((TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims), Element::F16))
-            }
-            DType::BF16 if slot.layer_weight => {
-                Ok((TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims), Element::BF16))
-            }
-            _ => Ok((TensorData::new(values, dims), Element::F32)),
+            DType::F16 if slot.layer_weight => Ok(TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims)),
+            DType::BF16 if slot.layer_weight => Ok(TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims)),
+            _ => Ok(TensorData::new(values, dims)),
         }
     }
 
@@ -164,7 +160,8 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
             return param;
         }
         match self.read(&param.lazy_shape().to_vec()) {
-            Ok((data, element)) => {
+            Ok(data) => {
+                let element = data.dtype;
                 let tensor = Tensor::from_data(data, (&param.lazy_device(), element));
                 let id = param.id;
                 param.transform_for_load(tensor, id)

@@ -255,7 +255,8 @@ impl<B: SeedBackend> SeedNetwork<B> {
 
     /// Codes `[batch, queries]` -> generation embedding `[batch, generation_tokens, generation_dim]`.
     pub fn generation(&self, codes: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.detokenizer.generation(self.quantizer.states(self.quantizer.rows(codes)))
+        let [_, queries] = codes.dims();
+        self.generation_of_first(codes, queries)
     }
 
     /// As [`generation`](Self::generation), from the first `kept` codes of each image.

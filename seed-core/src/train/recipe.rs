@@ -152,8 +152,8 @@ impl Recipe {
         ]
     }
 
-    /// Makes `folder` this recipe's, with a given tokenizer's SHA-256 and a given decoder's place, or makes sure that it is: steps of two recipes do
-    /// not mix.
+    /// Makes `folder` this recipe's, with a given tokenizer's SHA-256 and a given decoder's place, or makes sure that it is:
+    /// steps of two recipes do not mix.
     pub(super) fn claim(&self, folder: &Path, tokenizer: Option<&str>, decoder: Option<String>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
         let path = folder.join("recipe.json");
