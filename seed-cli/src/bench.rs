@@ -2,7 +2,6 @@
 
 mod decoder;
 mod encoder;
-mod memory;
 
 use std::{
     path::{Path, PathBuf},

@@ -25,10 +25,13 @@ mod memory;
 mod names;
 mod options;
 mod outcome;
+mod peak;
 mod progress;
 mod reconstruct;
 mod scenes;
+mod tokenize;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -52,6 +55,8 @@ enum Command {
     Encode(encode::Args),
     Decode(decode::Args),
     Reconstruct(reconstruct::Args),
+    Tokenize(tokenize::Args),
+    Verify(verify::Args),
     Scenes(scenes::Args),
     Train(train::Args),
     Eval(eval::Args),
@@ -81,6 +86,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Encode(args) => encode::run(&args, global),
         Command::Decode(args) => decode::run(&args, global),
         Command::Reconstruct(args) => reconstruct::run(&args, global),
+        Command::Tokenize(args) => tokenize::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),

@@ -268,6 +268,50 @@ pub enum Error {
         /// The value of what arrived.
         found: String,
     },
+    /// An input of a dataset that cannot be used, or an output that is not what was written.
+    #[error("{name} cannot be used: {reason}")]
+    Input {
+        /// The file, folder or name.
+        name: String,
+        /// Why, and what would be accepted.
+        reason: String,
+    },
+    /// An output folder that was begun in another way.
+    #[error(
+        "{} was begun with other settings: {what} was {recorded} and is {asked} now; go on with the settings of before, or choose another folder", folder.display()
+    )]
+    OtherRun {
+        /// The folder.
+        folder: PathBuf,
+        /// What differs.
+        what: String,
+        /// As it is recorded.
+        recorded: String,
+        /// As it was asked for.
+        asked: String,
+    },
+    /// More inputs failed than the user lets pass.
+    #[error(
+        "more than {limit} inputs failed (--max-errors), the last is {key}: {reason}; shards that are done are kept, the same call goes on from there"
+    )]
+    TooManyFailures {
+        /// Failures that were let pass.
+        limit: u64,
+        /// The input at which it was too much.
+        key: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// A shard that another process writes at the moment.
+    #[error(
+        "shard {shard} of {} is being written by another process; let it finish, or give each process its own part (--shard I/N)", folder.display()
+    )]
+    Busy {
+        /// The output folder.
+        folder: PathBuf,
+        /// The shard.
+        shard: usize,
+    },
     /// Training met a value that is not finite.
     #[error(
         "training diverged at step {step} of stage {stage}: the loss is {loss}; lower the learning rate and resume from the last checkpoint"

@@ -13,7 +13,7 @@
 //! | 6 | [`diffusion`] | generation embedding | image `[B, 3, 768, 768]` |
 //!
 //! [`tokenizer`] composes the six and is what most programs call; the rest serves files ([`checkpoint`]), training
-//! ([`train`]), measuring ([`eval`]) and procedural data ([`scenes`]).
+//! ([`train`]), datasets ([`dataset`]), measuring ([`eval`]) and procedural data ([`scenes`]).
 
 mod atomic;
 pub mod codes;
@@ -38,6 +38,8 @@ pub mod contrast;
 
 pub mod checkpoint;
 
+#[cfg(feature = "dataset")]
+pub mod dataset;
 pub mod eval;
 pub mod scenes;
 #[cfg(feature = "train")]

@@ -74,6 +74,11 @@ pub const LAW: &[Rule] = &[
     rule("tokenizer", May::AllBut(&["train", "dataset", "eval", "scenes"]), May::AllBut(&[])),
     rule("contrast", MODEL, MODEL_CRATES),
     rule("checkpoint", May::Only(&["atomic", "error"]), May::AllBut(&["image", "mozjpeg", "seed_weights"])),
+    rule(
+        "dataset",
+        May::Only(&["atomic", "codes", "error", "pixels", "tokenizer"]),
+        May::AllBut(&["burn", "image", "mozjpeg", "seed_weights"]),
+    ),
     rule("eval", May::AllBut(&["train"]), May::AllBut(&[])),
     rule("scenes", May::Only(&["atomic", "error", "pixels"]), May::AllBut(&["burn"])),
     rule("train", May::AllBut(&["eval"]), May::AllBut(&[])),
@@ -119,6 +124,7 @@ pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 fn feature_is_allowed(feature: &str, file: &str) -> bool {
     match feature {
         "train" => file == "seed-core/src/lib.rs" || file.starts_with("seed-core/src/nn/"),
+        "dataset" => file == "seed-core/src/lib.rs",
         "fetch" => file == "seed-core/src/checkpoint/mod.rs",
         _ => file == "seed-core/src/device.rs",
     }

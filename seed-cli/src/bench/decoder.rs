@@ -6,11 +6,14 @@ use anyhow::Context as _;
 use seed_core::{Codes, DecodeOptions, Error, Model};
 use serde_json::json;
 
-use super::{
-    Args,
-    memory::{gigabytes, peak},
+use super::Args;
+use crate::{
+    interrupt,
+    options::Global,
+    outcome::Outcome,
+    peak::{gigabytes, peak},
+    progress::Progress,
 };
-use crate::{interrupt, options::Global, outcome::Outcome, progress::Progress};
 
 pub(super) fn run(args: &Args, bundle: PathBuf, global: &Global) -> anyhow::Result<Outcome> {
     let tokenizer = seed_core::open(&Model::Folder(bundle), args.device, args.dtype, None)?;

@@ -6,11 +6,14 @@ use seed_core::{Model, SeedTokenizer};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Args,
-    memory::{forget, gigabytes, peak},
+use super::Args;
+use crate::{
+    interrupt,
+    options::Global,
+    outcome::Outcome,
+    peak::{forget, gigabytes, peak},
+    progress::Progress,
 };
-use crate::{interrupt, options::Global, outcome::Outcome, progress::Progress};
 
 /// One step of a batch.
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, what it writes, how it ends.
 
 mod convert;
+mod dataset;
 mod decode;
 mod device;
 mod encode;
@@ -13,6 +14,8 @@ mod model;
 #[allow(dead_code, reason = "shared with the library's tests")]
 #[path = "../../../seed-core/tests/hub/server.rs"]
 mod server;
+mod tokenize;
+mod tokenize_faults;
 mod train;
 #[cfg(feature = "wgpu")]
 mod wgpu;
