@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-wgpu demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-wgpu demo bench
 
 check: fmt-check clippy doc test
 
@@ -23,6 +23,16 @@ doc:
 # Unit tests, golden parity, the command line, the import law and the examples in the documentation.
 test:
 	cargo test --workspace
+
+# Datasets, written and read by the Python libraries that people use for them, in a virtual environment of its own.
+test-peers: target/peers/ready
+	cargo build --release
+	SEED=target/release/seed target/peers/bin/python -B -m pytest -q -p no:cacheprovider tests/peers
+
+target/peers/ready: tests/peers/requirements.txt
+	python3 -m venv target/peers
+	target/peers/bin/pip install -q --disable-pip-version-check -r tests/peers/requirements.txt
+	touch target/peers/ready
 
 # Golden parity and the command line on wgpu. A Vulkan driver is needed; one that computes in software will do.
 test-wgpu:
