@@ -3,6 +3,7 @@
 //! `cargo run --release -p seed-benches -- [NAME...]`; see `README.md` beside this crate. Nothing here is a test: no time
 //! is asserted.
 
+mod dataset;
 mod decode;
 mod encode;
 mod machine;
@@ -46,6 +47,8 @@ enum Name {
     Encode,
     /// Steps 4 to 6: codes to images.
     Decode,
+    /// A folder to shards of tokens.
+    Dataset,
     /// One optimizer step of the diffusion model.
     Train,
 }
@@ -67,6 +70,7 @@ fn main() -> anyhow::Result<()> {
             Name::Pixels => pixels::run(repeats)?,
             Name::Encode => encode::run(&*open()?, repeats)?,
             Name::Decode => decode::run(&*open()?, repeats)?,
+            Name::Dataset => dataset::run(&*open()?, repeats)?,
             Name::Train => train::run(repeats)?,
         };
         for row in rows {
