@@ -9,7 +9,7 @@ use anyhow::bail;
 use seed_core::{
     Device, Error, Model,
     checkpoint::Files,
-    train::{self, Recipe, Session, Stage, StepReport},
+    train::{self, GivenDecoder, Recipe, Session, Stage, StepReport},
 };
 
 use crate::{
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// goes on learning
     #[arg(long, value_name = "DIR")]
     decoder: Option<PathBuf>,
+    /// Autoencoder in diffusers' layout (the folder decoder/vae of a bundle) that is taken as it is
+    #[arg(long, value_name = "DIR", conflicts_with = "decoder")]
+    autoencoder: Option<PathBuf>,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
@@ -75,10 +78,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     }
     let mut watcher = Watcher { args, global, stage: None, last: None, output: Ok(()) };
     let mut report = |step: &StepReport| watcher.step(step);
+    let decoder = args.decoder.clone().map(|folder| GivenDecoder::Whole(Files::folder(folder)));
+    let autoencoder = args.autoencoder.clone().map(|folder| GivenDecoder::Autoencoder(Files::folder(folder)));
     let mut session = Session {
         folder: folder.clone(),
         tokenizer: args.tokenizer.clone().map(Model::Folder),
-        decoder: args.decoder.clone().map(Files::folder),
+        decoder: decoder.or(autoencoder),
         until: args.until,
         stop: &interrupt::STOP,
         report: &mut report,
@@ -95,7 +100,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         Err(Error::Interrupted) => {
             let at = watcher.last.map(|last| format!(" after {last}")).unwrap_or_default();
             let (recipe, out) = (args.recipe.display(), folder.display());
-            let given = [("tokenizer", &args.tokenizer), ("decoder", &args.decoder)];
+            let given =
+                [("tokenizer", &args.tokenizer), ("decoder", &args.decoder), ("autoencoder", &args.autoencoder)];
             let given = given.map(|(name, path)| path.as_ref().map(|path| format!(" --{name} {}", path.display())));
             let given: String = given.into_iter().flatten().collect();
             eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out}{given} --resume");

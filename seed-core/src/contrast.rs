@@ -17,6 +17,9 @@ use crate::{
     nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads},
 };
 
+/// Mixtures of a patch token's features that the image embedding is made of.
+const NARROW: usize = 8;
+
 /// Sizes of the text tower and of the projections, and the words that captions may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,15 +39,22 @@ pub struct ContrastConfig {
 }
 
 impl ContrastConfig {
-    /// A randomly initialised model over patch features of `vit_width` and causal embeddings of `qformer_width`.
-    pub fn init<B: Backend>(&self, vit_width: usize, qformer_width: usize, device: &B::Device) -> Contrast<B> {
+    /// A randomly initialised model over `vit_tokens` features of `vit_width` (the class token's first) and causal
+    /// embeddings of `qformer_width`.
+    pub fn init<B: Backend>(
+        &self,
+        [vit_tokens, vit_width]: [usize; 2],
+        qformer_width: usize,
+        device: &B::Device,
+    ) -> Contrast<B> {
         let width = self.text_width;
         let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
         let embedding = |rows| EmbeddingConfig::new(rows, width).with_initializer(normal.clone()).init(device);
         let norm = |width| LayerNormConfig::new(width).init(device);
         Contrast {
             image_norm: norm(vit_width),
-            image_proj: LinearConfig::new(2 * vit_width, self.embed_dim).init(device),
+            image_narrow: LinearConfig::new(vit_width, NARROW).init(device),
+            image_proj: LinearConfig::new(vit_tokens * NARROW, self.embed_dim).init(device),
             causal_proj: LinearConfig::new(qformer_width, self.embed_dim).init(device),
             word_embeddings: embedding(self.words.len() + 1),
             position_embeddings: embedding(self.context),
@@ -102,6 +112,7 @@ impl ContrastConfig {
 #[derive(Module, Debug)]
 pub struct Contrast<B: Backend> {
     image_norm: LayerNorm<B>,
+    image_narrow: Linear<B>,
     image_proj: Linear<B>,
     causal_proj: Linear<B>,
     word_embeddings: Embedding<B>,
@@ -112,14 +123,12 @@ pub struct Contrast<B: Backend> {
 }
 
 impl<B: SeedBackend> Contrast<B> {
-    /// Patch features `[batch, 1 + patches, vit_width]` -> image embeddings `[batch, embed_dim]` of unit length, from the
-    /// class token and the mean of the patches.
+    /// Patch features `[batch, 1 + patches, vit_width]` -> image embeddings `[batch, embed_dim]` of unit length. A few mixtures
+    /// of every token's features, each token in its own place: a mean over tokens would leave it to the transformer to say
+    /// within one token's features what lies where.
     pub fn image(&self, features: Tensor<B, 3>) -> Tensor<B, 2> {
-        let [batch, tokens, width] = features.dims();
-        let x = self.image_norm.forward(features);
-        let class = x.clone().narrow(1, 0, 1).reshape([batch, width]);
-        let mean = x.narrow(1, 1, tokens - 1).mean_dim(1).reshape([batch, width]);
-        unit(self.image_proj.forward(Tensor::cat(vec![class, mean], 1)))
+        let narrow = self.image_narrow.forward(self.image_norm.forward(features)); // [batch, 1 + patches, NARROW]
+        unit(self.image_proj.forward(narrow.flatten::<2>(1, 2)))
     }
 
     /// Causal embeddings `[batch, queries, qformer_width]` -> embeddings of the last one `[batch, embed_dim]`, of unit

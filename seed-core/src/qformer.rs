@@ -85,6 +85,32 @@ struct Encoder<B: Backend> {
     layer: Vec<Layer<B>>,
 }
 
+impl<B: Backend> QFormer<B> {
+    /// Number of queries.
+    pub fn queries(&self) -> usize {
+        self.query_tokens.dims()[1]
+    }
+
+    /// For training from scratch: queries that begin as `tokens` `[queries, source_width]` and read the source's tokens that
+    /// resemble them, because the projections of queries in cross-attention begin as those of keys times `sharpness`. A
+    /// source of another width than the queries leaves everything as it is.
+    pub fn reading(mut self, tokens: Tensor<B, 2>, sharpness: f32) -> Self {
+        let [_, queries, width] = self.query_tokens.dims();
+        if tokens.dims() != [queries, width] {
+            return self;
+        }
+        let begin = |value: Tensor<B, 2>| value.detach().require_grad();
+        let spread = tokens.clone().powi_scalar(2).mean().sqrt().unsqueeze::<2>().add_scalar(1e-6);
+        let tokens = (tokens / spread).unsqueeze::<3>().detach().require_grad(); // [1, queries, width]
+        self.query_tokens = Param::initialized(self.query_tokens.id, tokens);
+        for cross in self.bert.encoder.layer.iter_mut().filter_map(|layer| layer.crossattention.as_mut()) {
+            let Projections { query, key, .. } = &mut cross.self_;
+            query.weight = Param::initialized(query.weight.id, begin(key.weight.val() * sharpness));
+        }
+        self
+    }
+}
+
 impl<B: SeedBackend> QFormer<B> {
     /// Source tokens `[batch, tokens, source_width]` -> query states `[batch, queries, width]`, in which a query sees
     /// itself and the queries before it.

@@ -162,7 +162,7 @@ impl BundleConfig {
             part: "caption side",
             reason: "captions are compared by models trained with `seed train`; this one was not".to_owned(),
         })?;
-        let module = config.init(self.model.vit_width, self.model.qformer_width, device);
+        let module = config.init(self.model.vit_features(), self.model.qformer_width, device);
         checkpoint::load(module, &files.weights(CONTRAST)?, &KeyTable::EXACT)
     }
 

@@ -108,6 +108,11 @@ impl SeedConfig {
         Ok(())
     }
 
+    /// Tokens and features of what the vision transformer makes of an image, `[1 + patches, width]`.
+    pub fn vit_features(&self) -> [usize; 2] {
+        [1 + self.vit().patches(), self.vit_width]
+    }
+
     /// Refuses sizes that no model can have, so that building one cannot fail.
     ///
     /// # Errors

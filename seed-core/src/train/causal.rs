@@ -6,9 +6,9 @@
 //! random initial weights nothing in the contrast of the last one asks the queries to differ. The official training
 //! starts from BLIP-2's queries, which differ already.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::{contrast::ContrastConfig, error::Result};
+use crate::{contrast::ContrastConfig, error::Result, tokenizer::SeedNetwork};
 
 use super::{
     data::{self, SceneData},
@@ -19,6 +19,11 @@ use super::{
     vision::{GROUP, SKETCH},
 };
 
+/// Scenes whose features are averaged.
+const AVERAGED: usize = 256;
+/// How sharply the queries read what resembles them at the start.
+const SHARPNESS: f32 = 9.0;
+
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
     scenes: &SceneData,
@@ -28,6 +33,7 @@ pub(super) fn train<A: TrainBackend>(
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
     let fixed = frozen(&model);
+    let model = TrainModel { network: start_at_places(model.network, &fixed, scenes, device), ..model };
     let step = |model: &TrainModel<A>, step: usize| {
         let batch = scenes.scenes(step, plan.batch, GROUP);
         let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
@@ -41,4 +47,26 @@ pub(super) fn train<A: TrainBackend>(
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
     optimise("stage1", plan, session, model, step, |model, _| model)
+}
+
+/// Queries that start as what is peculiar to places: the mean features of patches that are spread over the image, in
+/// reading order. Random ones all read the mean of all patches at first, and within these few steps nothing parts them;
+/// the official training starts from BLIP-2's, which are apart. Where the widths differ they stay random.
+fn start_at_places<A: TrainBackend>(
+    network: SeedNetwork<A>,
+    fixed: &TrainModel<A::InnerBackend>,
+    scenes: &SceneData,
+    device: &A::Device,
+) -> SeedNetwork<A> {
+    let sample = scenes.scenes_from(u64::MAX / 4, AVERAGED);
+    let features = fixed.network.features(scenes.pixels(&sample, device)); // [scenes, 1 + patches, width]
+    let [_, tokens, width] = features.dims();
+    let patches = tokens - 1;
+    let mean = features.mean_dim(0).reshape([tokens, width]).narrow(0, 1, patches);
+    let peculiar = mean.clone() - mean.mean_dim(0); // [patches, width]
+    let queries = network.causal.queries();
+    let spread: Vec<i64> = (0..queries).map(|query| (query * patches / queries) as i64).collect();
+    let spread = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(spread, [queries]), device);
+    let causal = network.causal.reading(Tensor::from_inner(peculiar.select(0, spread)), SHARPNESS);
+    SeedNetwork { causal, ..network }
 }

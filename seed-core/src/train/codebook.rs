@@ -9,6 +9,7 @@
 //!   its loss weighs 2;
 //! - the causal Q-Former goes on learning, so that what the codes cannot hold gives way to what they can; what the
 //!   semantic branch rebuilds are the causal embeddings that stage 1 ended with;
+//! - the rebuilt generation embedding also draws the scene, by the head that drew it from the image embedding, see `sketch`;
 //! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
 use burn::{
@@ -29,7 +30,8 @@ use super::{
     model::{TrainModel, frozen, scale},
     objective::{contrast, cosine_loss, squared_error},
     run::{Output, Plan, Session, TrainBackend, optimise, scalar},
-    vision::GROUP,
+    sketch::SIDE,
+    vision::{GROUP, SKETCH},
 };
 
 /// Weights of the quantisation, semantic and generation losses.
@@ -76,17 +78,20 @@ pub(super) fn train<A: TrainBackend>(
         let similarity = scale(&model.causal_scale);
         let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone());
         let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity);
-        let generation =
-            squared_error(network.detokenizer.generation(states), Tensor::from_inner(target).unsqueeze_dim(1));
+        let made = network.detokenizer.generation(states);
+        let generation = squared_error(made.clone(), Tensor::from_inner(target).unsqueeze_dim(1));
+        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let sketch = model.image_sketch.error(made, drawn);
         let metrics = vec![
             ("quantize", scalar(quantize.clone())),
             ("semantic", scalar(semantic.clone())),
             ("generation", scalar(generation.clone())),
+            ("sketch", scalar(sketch.clone())),
             ("batch_accuracy", accuracy),
             ("batch_codes", distinct(codes)),
         ];
         let official = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
-        let loss = official + (before + after) * CONTRAST;
+        let loss = official + (before + after) * CONTRAST + sketch * SKETCH;
         Ok(Output { loss, metrics }.backward(model))
     };
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;

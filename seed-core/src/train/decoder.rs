@@ -1,8 +1,9 @@
 //! Stage "decoder": the UNet on latents, told what to draw by a generation embedding (arXiv 2204.06125; v-prediction of
 //! arXiv 2202.00512; dropped conditions of arXiv 2207.12598).
 //!
-//! Latents and embeddings of a pool of scenes are computed once, the steps draw from the pool. Half of the conditions are
-//! image embeddings, half are what the detokenizer makes of the scene's codes, because that is what decoding gives it.
+//! Latents and embeddings of a pool of scenes are computed once, the steps draw from the pool. Four of five
+//! conditions are what the detokenizer makes of the scene's codes, because that is what decoding gives it, the others image
+//! embeddings.
 //! One in ten is dropped: zeros, as guidance uses.
 
 use burn::{
@@ -34,7 +35,7 @@ use super::{
 /// Share of the conditions that are dropped.
 const DROPPED: f64 = 0.1;
 /// Share of the conditions that come from codes.
-const FROM_CODES: f64 = 0.5;
+const FROM_CODES: f64 = 0.8;
 /// Scenes that are encoded at a time.
 const AT_ONCE: usize = 64;
 

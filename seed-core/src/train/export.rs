@@ -20,7 +20,7 @@ use crate::{
     tokenizer::{BundleConfig, CONFIG, DECODER, DecodeDefaults, FORMAT, Model, SeedNetwork},
 };
 
-use super::{Recipe, TrainBackend, TrainModel};
+use super::{Recipe, TrainModel};
 
 /// The decoder's parts.
 pub(super) struct Parts<B: SeedBackend> {
@@ -79,24 +79,29 @@ impl<B: SeedBackend> Tokenizer<B> {
     }
 }
 
-/// Autoencoder and denoiser of a decoder that is there.
-#[allow(clippy::type_complexity)] // three things for one caller
-pub(super) fn open_decoder<A: TrainBackend>(
+/// The autoencoder in `files`.
+pub(super) fn open_vae<B: SeedBackend>(
     files: &Files,
     recipe: &Recipe,
-    device: &A::Device,
-) -> Result<(VaeConfig, Vae<A::InnerBackend>, UNet<A>)> {
-    let (vae_config, vae) = load_vae(&files.sub("vae"), device, DType::F32)?;
-    let (unet_config, unet) = load_unet(&files.sub("unet"), device, DType::F32)?;
-    let wanted = VaeConfig { scaling_factor: vae_config.scaling_factor, ..recipe.vae() };
-    if vae_config != wanted || unet_config != recipe.unet() {
-        return Err(Error::Argument {
-            name: "decoder",
-            value: files.describe("model_index.json"),
-            reason: format!("its sizes are not those of [diffusion] of the recipe {:?}", recipe.name),
-        });
+    device: &B::Device,
+) -> Result<(VaeConfig, Vae<B>)> {
+    let (config, vae) = load_vae(files, device, DType::F32)?;
+    let wanted = VaeConfig { scaling_factor: config.scaling_factor, ..recipe.vae() };
+    if config != wanted { Err(other_sizes("autoencoder", files, recipe)) } else { Ok((config, vae)) }
+}
+
+/// The UNet in `files`.
+pub(super) fn open_unet<B: SeedBackend>(files: &Files, recipe: &Recipe, device: &B::Device) -> Result<UNet<B>> {
+    let (config, unet) = load_unet(files, device, DType::F32)?;
+    if config != recipe.unet() { Err(other_sizes("decoder", files, recipe)) } else { Ok(unet) }
+}
+
+fn other_sizes(name: &'static str, files: &Files, recipe: &Recipe) -> Error {
+    Error::Argument {
+        name,
+        value: files.describe("config.json"),
+        reason: format!("its sizes are not those of [diffusion] of the recipe {:?}", recipe.name),
     }
-    Ok((vae_config, vae, unet))
 }
 
 /// Step 6.

@@ -32,7 +32,7 @@ use burn::backend::Autodiff;
 
 pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
-pub use run::{Plan, Session, Stage, StepReport, TrainBackend};
+pub use run::{GivenDecoder, Plan, Session, Stage, StepReport, TrainBackend};
 
 use crate::{
     device::{Device, OnBackend},
@@ -59,7 +59,7 @@ pub fn train<A: TrainBackend>(
     device: &A::Device,
 ) -> Result<Option<PathBuf>> {
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
-    let decoder = session.decoder.as_ref().map(|files| files.describe("unet"));
+    let decoder = session.decoder.as_ref().map(GivenDecoder::describe);
     recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
     if session.until == Stage::Vae {
@@ -79,12 +79,16 @@ pub fn train<A: TrainBackend>(
         return Ok(Some(bundle));
     }
     let unet_config = recipe.unet();
-    let (vae_config, vae, start) = match session.decoder.clone() {
-        Some(files) => export::open_decoder::<A>(&files, recipe, device)?,
-        None => {
-            let (vae_config, vae) = autoencoder::<A>(recipe, &scenes, session, device)?;
+    let (vae_config, vae) = match &session.decoder {
+        Some(GivenDecoder::Whole(files)) => export::open_vae(&files.sub("vae"), recipe, device)?,
+        Some(GivenDecoder::Autoencoder(files)) => export::open_vae(files, recipe, device)?,
+        None => autoencoder::<A>(recipe, &scenes, session, device)?,
+    };
+    let start = match &session.decoder {
+        Some(GivenDecoder::Whole(files)) => export::open_unet(&files.sub("unet"), recipe, device)?,
+        _ => {
             begin::<A>(Stage::Decoder, recipe, device);
-            (vae_config, vae, start::initial(unet_config.init::<A>(device)))
+            start::initial(unet_config.init::<A>(device))
         }
     };
     let inputs = decoder::Inputs::<A> {

@@ -10,7 +10,7 @@ use crate::{
     tokenizer::{SeedConfig, SeedNetwork},
 };
 
-use super::{run::TrainBackend, sketch::Sketch};
+use super::{run::TrainBackend, sketch::Sketch, start::distinct};
 
 /// The tokenizer and its captions' side, of which each stage trains a part.
 #[derive(Module, Debug)]
@@ -40,8 +40,8 @@ impl<B: Backend> TrainModel<B> {
     pub fn new(seed: &SeedConfig, contrast: &ContrastConfig, device: &B::Device) -> Self {
         let scale = || Param::from_tensor(Tensor::full([1], SCALE.ln(), device));
         Self {
-            network: seed.init(device),
-            contrast: contrast.init(seed.vit_width, seed.qformer_width, device),
+            network: distinct(seed.init(device)),
+            contrast: distinct(contrast.init(seed.vit_features(), seed.qformer_width, device)),
             vision_scale: scale(),
             causal_scale: scale(),
             image_sketch: Sketch::of_image(contrast.embed_dim, device),

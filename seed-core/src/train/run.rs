@@ -124,14 +124,33 @@ impl Stage {
     }
 }
 
+/// What a run takes of a decoder in diffusers' layout; its autoencoder is not trained either way.
+#[derive(Clone, Debug)]
+pub enum GivenDecoder {
+    /// Autoencoder and UNet: the folder of a decoder. The decoder stage begins with that UNet.
+    Whole(Files),
+    /// The autoencoder alone: its folder.
+    Autoencoder(Files),
+}
+
+impl GivenDecoder {
+    /// Where it is.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Whole(files) => files.describe("unet"),
+            Self::Autoencoder(files) => files.describe("config.json"),
+        }
+    }
+}
+
 /// Where a run lives, who watches it and who may stop it.
 pub struct Session<'a> {
     /// Folder of the run; one sub-folder a stage.
     pub folder: PathBuf,
     /// A model whose steps 2 to 5 and caption side are taken as they are: only its decoder is trained.
     pub tokenizer: Option<Model>,
-    /// A decoder in diffusers' layout whose autoencoder is taken as it is and whose UNet is where the decoder stage begins.
-    pub decoder: Option<Files>,
+    /// What is taken of a decoder that is there.
+    pub decoder: Option<GivenDecoder>,
     /// The stage to end with; it and those it stands on are trained, as far as they are not done.
     pub until: Stage,
     /// Set from outside to stop after the current step, with a checkpoint.

@@ -1,4 +1,4 @@
-//! Where the autoencoder and the UNet start from.
+//! Where training starts from.
 //!
 //! The layers' own initial values shrink a signal at every convolution, below the biases after ten of them, and training
 //! begins with thousands of steps that undo it. So convolutions start at unit gain, and what ends a residual branch starts
@@ -17,6 +17,40 @@ const BRANCH_ENDS: [&str; 2] = ["conv2", "proj_out"];
 const MOMENTS: &str = "quant_conv";
 /// Their value at the start: a standard deviation of 0.02.
 const LOG_VARIANCE: f32 = -8.0;
+
+/// Parameters that say which token is which, by name: of the transformers' tokens and of words.
+const IDENTITIES: [&str; 5] = ["pos_embed", "cls_token", "query_tokens", "position_embeddings", "word_embeddings"];
+/// Their standard deviation at the start.
+const IDENTITY: f64 = 0.5;
+
+/// Gives the identities of a tokenizer's tokens initial values as loud as what the tokens carry. The 0.02 that large
+/// models start with drowns in small ones, and then it takes thousands of steps until they see what lies where.
+pub(super) fn distinct<B: Backend, M: Module<B>>(network: M) -> M {
+    network.map(&mut Identities { path: Vec::new() })
+}
+
+struct Identities {
+    path: Vec<String>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Identities {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if !self.path.iter().any(|name| IDENTITIES.contains(&name.as_str())) {
+            return param;
+        }
+        let value = param.val();
+        let drawn = Initializer::Normal { mean: 0.0, std: IDENTITY }.init(value.dims(), &value.device()).val();
+        Param::initialized(param.id, drawn.detach().require_grad())
+    }
+}
 
 /// Gives a network of `diffusion` its initial values, drawn from the backend's generator.
 pub(super) fn initial<B: Backend, M: Module<B>>(network: M) -> M {

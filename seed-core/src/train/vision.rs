@@ -21,7 +21,7 @@ use super::{
 /// Scenes in a group of near-duplicates.
 pub(super) const GROUP: usize = 4;
 /// Weight of the coarse picture's error.
-pub(super) const SKETCH: f64 = 4.0;
+pub(super) const SKETCH: f64 = 20.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,

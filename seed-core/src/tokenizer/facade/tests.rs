@@ -32,7 +32,7 @@ fn captioned() -> (tempfile::TempDir, Box<dyn SeedTokenizer>) {
     let config = config(Some(words(24)));
     let device = Default::default();
     let network = config.model.init::<burn_flex::Flex>(&device);
-    let contrast = words(24).init(config.model.vit_width, config.model.qformer_width, &device);
+    let contrast = words(24).init(config.model.vit_features(), config.model.qformer_width, &device);
     config.save(folder.path(), &network, Some(&contrast), crate::checkpoint::DType::F32).unwrap();
     let model = Model::Folder(folder.path().to_owned());
     let tokenizer = open(&model, Device::Cpu, DType::F32, None).unwrap();
