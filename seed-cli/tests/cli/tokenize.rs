@@ -173,6 +173,9 @@ fn parts_make_the_whole() {
     fails(data.seed("verify").arg("parts"), 3, &["shards not done: 1, 4"]);
     done(data.tokenize(&arguments, "parts").env("SLURM_PROCID", "1").env("SLURM_NTASKS", "3"));
     assert!(tree(&data.path("whole")) == tree(&data.path("parts")));
+    // Nor do threads or the batch change a byte.
+    done(&mut data.tokenize(&[&arguments[..], &["--threads", "1", "--batch-size", "3"]].concat(), "one"));
+    assert!(tree(&data.path("whole")) == tree(&data.path("one")));
     // Nothing is done again.
     let output = done(&mut data.tokenize(&[&arguments[..], &["--json"]].concat(), "parts"));
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -75,6 +75,8 @@ mod run;
 pub mod sample;
 pub mod sink;
 pub mod source;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use filters::Filters;
