@@ -3,7 +3,7 @@
 Pillow decodes and resizes in the workers of a `DataLoader`, the network of a bundle runs in float32 on the CPU with
 PyTorch's fused attention, and rows are written as they come. `--check` compares the codes with rows that `seed` wrote.
 
-    python tokenize.py --model BUNDLE --images FOLDER --out rows.jsonl --workers 2 [--check seed.jsonl]
+    python folder_to_tokens.py --model BUNDLE --images FOLDER --out rows.jsonl --workers 2 [--check seed.jsonl]
 """
 
 import argparse
