@@ -1,16 +1,13 @@
 //! `seed tokenize`: a dataset -> tokens that trainers read.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use seed_core::{
     SeedTokenizer,
     dataset::{
-        self, Column, Filters, Manifest, MegatronIds, OutputFormat, Part, ShardReport, SinkFormat as _, Source,
-        SourceFormat, SourceOptions, Statistics, TokenizeOptions, Watch, source,
+        self, Column, Filters, Manifest, MegatronIds, OutputFormat, Part, SinkFormat as _, Source, SourceFormat,
+        SourceOptions, Statistics, TokenizeOptions, Watch, source,
     },
 };
 use serde_json::json;
@@ -197,21 +194,21 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     }
     let total: Option<u64> = own_shards(source.as_ref(), options.part).map(|(_, shard)| shard.samples).sum();
     let progress = Progress::new(total.unwrap_or(0) as usize, "samples", global);
-    let mut shown = 0;
+    let mut shown = None;
     let mut watch = Watch {
         stop: &interrupt::STOP,
         progress: &mut |now: &Statistics| {
-            progress.advance((now.inputs - shown) as usize);
-            shown = now.inputs;
+            // What was done before counts as done, and not for the estimate of the time that is left.
+            let seen = shown.get_or_insert_with(|| {
+                progress.start_from(now.inputs_before as usize);
+                0
+            });
+            progress.advance((now.inputs - *seen) as usize);
+            *seen = now.inputs;
             let failures = if now.failed > 0 { format!(", {} failed", now.failed) } else { String::new() };
             progress.message(format!("{:.0} images/s{failures}", now.images_per_second()));
         },
     };
-    if let Some(total) = total {
-        // What is done by now counts as done from the beginning.
-        let done = finished_samples(source.as_ref(), options.part, &args.out)?;
-        progress.start_from(done.min(total) as usize);
-    }
     let done = dataset::tokenize(tokenizer.as_ref(), source.as_ref(), &format, &args.out, &options, &mut watch);
     drop(progress);
     let done = done?;
@@ -220,14 +217,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
 
 fn own_shards(source: &dyn Source, part: Part) -> impl Iterator<Item = (usize, &dataset::ShardInput)> {
     source.shards().iter().enumerate().filter(move |(shard, _)| part.holds(*shard))
-}
-
-fn finished_samples(source: &dyn Source, part: Part, out: &Path) -> seed_core::Result<u64> {
-    let mut samples = 0;
-    for (shard, _) in own_shards(source, part) {
-        samples += ShardReport::read(out, shard)?.map_or(0, |report| report.inputs);
-    }
-    Ok(samples)
 }
 
 fn finish(args: &Args, global: &Global, done: &Statistics) -> anyhow::Result<Outcome> {

@@ -216,6 +216,9 @@ fn a_plan_and_limits() {
     assert!(!data.path("out").exists());
     done(&mut data.tokenize(&["images", "--shard-size", "8", "--limit", "10", "--format", "jsonl"], "out"));
     assert_eq!(data.rows("out").len(), 10);
+    // Once more, it goes no further.
+    done(&mut data.tokenize(&["images", "--shard-size", "8", "--limit", "10", "--format", "jsonl"], "out"));
+    assert_eq!(data.rows("out").len(), 10);
     fails(data.seed("verify").arg("out"), 3, &["shards not done: 2"]);
     done(&mut data.tokenize(&["images", "--min-side", "17", "--format", "jsonl"], "small"));
     let found = data.verify("small");

@@ -27,7 +27,7 @@ pub struct TokenizeOptions {
     pub batch_size: usize,
     /// Which shards are this process's.
     pub part: Part,
-    /// Inputs after which this process stops.
+    /// Inputs after which this process stops, those of runs before counted in.
     pub limit: Option<u64>,
     /// Failures after which this process gives up.
     pub max_errors: Option<u64>,
@@ -56,7 +56,9 @@ pub struct Statistics {
     pub shards: usize,
     /// Of these, finished by a run before.
     pub shards_before: usize,
-    /// Of these, finished by this run.
+    /// Inputs of the shards that were finished before.
+    pub inputs_before: u64,
+    /// Of the shards, finished by this run.
     pub shards_done: usize,
     /// Inputs that were read.
     pub inputs: u64,
@@ -165,7 +167,10 @@ pub fn tokenize(
                 std::fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
                 todo.push(shard);
             }
-            Some(_) => statistics.shards_before += 1,
+            Some(report) => {
+                statistics.shards_before += 1;
+                statistics.inputs_before += report.inputs;
+            }
             None => todo.push(shard),
         }
     }

@@ -80,7 +80,8 @@ impl Run<'_> {
         let Watch { progress, stop } = watch;
         let stop: &AtomicBool = stop;
         thread::scope(|scope| {
-            let reader = scope.spawn(move || self.read(todo, to_network, stop));
+            let left = self.options.limit.map_or(u64::MAX, |limit| limit.saturating_sub(before.inputs_before));
+            let reader = scope.spawn(move || self.read(todo, left, to_network, stop));
             let writer = scope.spawn(|| self.write(from_network, &counts));
             let encoded = self.encode(from_reader, to_writer, || progress(&now(false)));
             // The writer's error is the cause where others only noticed that it went away.
@@ -93,15 +94,14 @@ impl Run<'_> {
         })
     }
 
-    /// Reads the shards, decodes and resizes; returns whether it came to the end.
-    fn read(&self, todo: &[usize], sender: SyncSender<Event<Pixels>>, stop: &AtomicBool) -> bool {
+    /// Reads the shards, `left` inputs at the most, decodes and resizes; returns whether it came to the end.
+    fn read(&self, todo: &[usize], mut left: u64, sender: SyncSender<Event<Pixels>>, stop: &AtomicBool) -> bool {
         let preparer = Preparer {
             schema: self.source.schema(),
             filters: &self.options.filters,
             limits: &self.options.limits,
             preprocessor: self.tokenizer.preprocessor(),
         };
-        let mut left = self.options.limit.unwrap_or(u64::MAX);
         for &shard in todo {
             if stop.load(Relaxed) || left == 0 {
                 return left == 0;

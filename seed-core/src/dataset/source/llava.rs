@@ -6,10 +6,10 @@ use serde_json::Value as Json;
 
 use super::{
     Each, ShardInput, Source, SourceOptions, files,
-    records::{RecordShards, values_of},
+    records::{RecordShards, key_of, values_of},
 };
 use crate::{
-    dataset::sample::{Column, Kind, Layout, Piece, Sample, Schema, Skipped, Value},
+    dataset::sample::{Column, Layout, Piece, Sample, Schema, Skipped},
     error::Result,
 };
 
@@ -42,10 +42,7 @@ impl Llava {
     }
 
     fn sample(&self, record: &Json, number: String, root: &Path) -> Result<Sample, Skipped> {
-        let key = match record.get(&self.key).map(|key| Value::from_json(key, Kind::Text)) {
-            Some(Ok(Value::Text(key))) => key,
-            _ => number,
-        };
+        let key = key_of(record.get(&self.key), number);
         let fail = |reason: String| Skipped::failed(&key, reason);
         let names: Vec<&str> = match record.get(&self.image) {
             None | Some(Json::Null) => Vec::new(),

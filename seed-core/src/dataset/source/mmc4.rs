@@ -6,10 +6,10 @@ use serde_json::Value as Json;
 
 use super::{
     Each, KEYS, ShardInput, Source, SourceOptions, files,
-    records::{RecordShards, values_of},
+    records::{RecordShards, key_of, values_of},
 };
 use crate::{
-    dataset::sample::{Kind, Layout, Piece, Sample, Schema, Skipped, Value},
+    dataset::sample::{Layout, Piece, Sample, Schema, Skipped},
     error::Result,
 };
 
@@ -37,10 +37,7 @@ impl Mmc4 {
             Some(name) => record.get(name),
             None => KEYS.iter().chain(&["url"]).find_map(|name| record.get(name)),
         };
-        let key = match named.map(|key| Value::from_json(key, Kind::Text)) {
-            Some(Ok(Value::Text(key))) => key,
-            _ => number,
-        };
+        let key = key_of(named, number);
         let fail = |reason: String| Skipped::failed(&key, reason);
         let list = |name: &str| match record.get(name) {
             Some(Json::Array(list)) => Ok(list.as_slice()),

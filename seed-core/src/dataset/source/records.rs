@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::{Each, ShardInput, SourceOptions, files, fingerprint, unreadable};
 use crate::{
-    dataset::sample::{Column, Sample, Skipped, Value},
+    dataset::sample::{Column, Kind, Sample, Skipped, Value},
     error::{Error, Result},
 };
 
@@ -143,6 +143,14 @@ impl RecordShards {
                 Err(reason) => Err(Skipped::failed(number, reason)),
             })
         })
+    }
+}
+
+/// A record's key as the field that was found says it, or else `number`.
+pub(super) fn key_of(found: Option<&Json>, number: String) -> String {
+    match found.map(|key| Value::from_json(key, Kind::Text)) {
+        Some(Ok(Value::Text(key))) => key,
+        _ => number,
     }
 }
 
