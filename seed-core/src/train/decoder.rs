@@ -119,7 +119,8 @@ fn draws(seed: u64, step: usize, batch: usize, pool: usize, timesteps: usize) ->
     random.set_stream(step as u64);
     let mut draw = || Draw {
         pick: random.random_range(0..pool),
-        timestep: random.random_range(0..timesteps),
+        // The noisier of two: colours and places are decided there, textures have steps enough below.
+        timestep: random.random_range(0..timesteps).max(random.random_range(0..timesteps)),
         from_codes: random.random_bool(FROM_CODES),
         kept: random.random_bool(1.0 - DROPPED),
     };
