@@ -1,6 +1,6 @@
 //! How a command ended: exit codes and messages.
 
-use std::{fmt::Write as _, io, process::ExitCode};
+use std::{fmt::Write as _, io};
 
 use anyhow::Error;
 
@@ -18,13 +18,13 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn code(self) -> ExitCode {
-        ExitCode::from(match self {
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Self::Done => 0,
             Self::Failed => 1,
             Self::SomeFailed => 3,
             Self::Interrupted => 130,
-        })
+        }
     }
 }
 
