@@ -28,8 +28,8 @@ use crate::{
 use super::{SeedConfig, SeedNetwork};
 
 pub(crate) const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const CONTRAST: &str = "contrast.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const CONTRAST: &str = "contrast.safetensors";
 /// Folder of the diffusion decoder.
 pub const DECODER: &str = "decoder";
 

@@ -35,7 +35,7 @@ use super::{
 
 const POSITIONS: &str = "visual_encoder.pos_embed";
 /// File of the bundle with the account.
-const REPORT: &str = "conversion.json";
+pub(super) const REPORT: &str = "conversion.json";
 
 /// What to convert.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! chose theirs when they were compiled. Batches of any size are split so that memory stays bounded, which changes no
 //! code.
 
+mod features;
 mod part;
 
 use std::{
@@ -28,8 +29,11 @@ use crate::{
 
 use super::{BundleConfig, DECODER, Model, SeedNetwork};
 
+pub use features::Features;
 pub use part::Part;
 
+/// Tokens of images that are worth a part of a batch of their own.
+const LEAST_TOKENS: usize = 1024;
 /// Most images that are encoded at a time.
 const ENCODE_AT_ONCE: usize = 32;
 
@@ -177,6 +181,18 @@ pub trait SeedTokenizer: Send + Sync {
     /// As [`image_embeddings`](Self::image_embeddings), and for codes as [`decode_with`](Self::decode_with).
     fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings>;
 
+    /// Pixels as [`encode_pixels`](Self::encode_pixels) takes them -> causal embeddings, what becomes codes in step 4.
+    ///
+    /// # Errors
+    /// As [`encode_pixels`](Self::encode_pixels).
+    fn causal_features(&self, images: &[Vec<f32>]) -> Result<Features>;
+
+    /// Codes -> generation embeddings, what step 6 draws from; one token an image for SEED-2.
+    ///
+    /// # Errors
+    /// For codes as [`decode_with`](Self::decode_with).
+    fn generation_features(&self, codes: &Codes) -> Result<Features>;
+
     /// Captions -> embeddings.
     ///
     /// # Errors
@@ -301,18 +317,30 @@ impl<B: SeedBackend> Tokenizer<B> {
         images.par_iter().map(|image| self.preprocessor.apply(image)).collect()
     }
 
-    /// Encodes in bounded batches; `quantize` turns latents into codes.
-    fn encode_with(
+    /// Encodes in bounded batches; `quantize` turns latents into codes and whatever else is asked of them.
+    fn encode_with<T: Send>(
         &self,
         images: &[Vec<f32>],
-        mut quantize: impl FnMut(Tensor<B, 3>) -> Tensor<B, 2, Int>,
-    ) -> Result<Codes> {
+        quantize: impl Fn(Tensor<B, 3>) -> (Tensor<B, 2, Int>, T) + Sync,
+    ) -> Result<(Codes, Vec<T>)> {
+        let encode = |images: &[Vec<f32>]| {
+            let causal = self.network.causal_embeddings(self.tensor(images)?);
+            Ok(quantize(self.network.quantizer.latents(causal)))
+        };
         let mut batches = Vec::new();
         for images in images.chunks(ENCODE_AT_ONCE) {
-            let causal = self.network.causal_embeddings(self.tensor(images)?);
-            batches.push(quantize(self.network.quantizer.latents(causal)));
+            batches.extend(images.par_chunks(self.side_by_side(images.len())).map(encode).collect::<Result<Vec<_>>>()?);
         }
-        self.codes(batches)
+        let (codes, others) = batches.into_iter().unzip();
+        Ok((self.codes(codes)?, others))
+    }
+
+    /// Images of a batch that are computed as one part, beside the others: on the CPU a thread that goes through the whole
+    /// network alone never waits for another, if there is enough for all.
+    fn side_by_side(&self, batch: usize) -> usize {
+        let [tokens, _] = self.config.model.vit_features();
+        let parts = if B::PARTS_SIDE_BY_SIDE { rayon::current_num_threads() } else { 1 };
+        batch.div_ceil(parts).max(LEAST_TOKENS.div_ceil(tokens))
     }
 
     /// Batches of `[images, tokens]` as codes of this model.
@@ -388,17 +416,15 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     }
 
     fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes> {
-        self.encode_with(images, |latents| self.network.quantizer.nearest(latents))
+        Ok(self.encode_with(images, |latents| (self.network.quantizer.nearest(latents), ()))?.0)
     }
 
     fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
-        let mut margins = Vec::with_capacity(images.len() * self.config.model.num_queries);
-        let codes = self.encode_with(images, |latents| {
+        let (codes, margins) = self.encode_with(images, |latents| {
             let (codes, lead) = self.network.quantizer.nearest_with_margins(latents);
-            margins.extend(floats(lead));
-            codes
+            (codes, floats(lead))
         })?;
-        Ok((codes, margins))
+        Ok((codes, margins.concat()))
     }
 
     fn encode_pixels_observed(&self, images: &[Vec<f32>], finished: &mut dyn FnMut(&'static str)) -> Result<Codes> {
@@ -493,6 +519,24 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
                 reason: "SEED-1 does not rebuild causal embeddings from codes; choose a SEED-2 model".to_owned(),
             })?;
             all.values.extend(floats(contrast.causal(rebuilt)));
+        }
+        Ok(all)
+    }
+
+    fn causal_features(&self, images: &[Vec<f32>]) -> Result<Features> {
+        let mut all = Features::none(self.config.model.num_queries, self.config.model.qformer_width);
+        for images in images.chunks(ENCODE_AT_ONCE) {
+            all.push(self.network.causal_embeddings(self.tensor(images)?));
+        }
+        Ok(all)
+    }
+
+    fn generation_features(&self, codes: &Codes) -> Result<Features> {
+        self.check(codes)?;
+        let mut all = Features::none(self.config.model.generation_tokens(), self.config.model.generation_dim);
+        for start in (0..codes.batch()).step_by(ENCODE_AT_ONCE) {
+            let part = codes.slice(start..codes.batch().min(start + ENCODE_AT_ONCE));
+            all.push(self.network.generation(self.code_tensor(&part)));
         }
         Ok(all)
     }

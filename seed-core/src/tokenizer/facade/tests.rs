@@ -193,3 +193,28 @@ fn absent_parts_are_named() {
     let parts = tokenizer.parts().unwrap();
     assert!(parts.len() == 6 && parts.iter().all(|part| part.parameters > 0), "{parts:?}");
 }
+
+/// Relative to the largest value; the same arithmetic as the reference's, summed in another order.
+const FEATURE_TOLERANCE: f32 = 1e-5;
+
+#[test]
+fn features_are_those_of_the_reference() {
+    let (_folder, tokenizer) = golden();
+    let cases = Files::folder(format!("{GOLDEN}/seed2-mlp")).weights("cases.safetensors").unwrap();
+    let pixels = cases.floats("pixels").unwrap();
+    let images: Vec<Vec<f32>> = pixels.chunks(pixels.len() / 6).map(<[f32]>::to_vec).collect();
+    let close = |found: &Features, name: &str, shape: [usize; 3]| {
+        assert_eq!(found.shape, shape);
+        let expected = cases.floats(name).unwrap();
+        let size = expected.iter().fold(0.0f32, |size, value| size.max(value.abs()));
+        let difference = found.values.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert_eq!(found.values.len(), expected.len());
+        assert!(difference <= FEATURE_TOLERANCE * size, "{name} differs by {difference} where values reach {size}");
+    };
+    close(&tokenizer.causal_features(&images).unwrap(), "causal", [6, 32, 48]);
+    let codes = tokenizer.encode_pixels(&images).unwrap();
+    close(&tokenizer.generation_features(&codes).unwrap(), "generation", [6, 1, 64]);
+    assert_eq!(tokenizer.causal_features(&[]).unwrap().shape, [0, 32, 48]);
+    let foreign = Codes::from_rows([[8000u16; 32]], 32, 8192).unwrap();
+    assert!(matches!(tokenizer.generation_features(&foreign), Err(Error::CodeOutOfRange { .. })));
+}
