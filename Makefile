@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-wgpu demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python stubs test-wgpu demo bench
 
 check: fmt-check clippy doc test
 
@@ -33,6 +33,22 @@ target/peers/ready: tests/peers/requirements.txt
 	python3 -m venv target/peers
 	target/peers/bin/pip install -q --disable-pip-version-check -r tests/peers/requirements.txt
 	touch target/peers/ready
+
+# The Python package: its wheel, installed into a virtual environment of its own, and its tests there.
+test-python: target/python/ready
+	rm -rf target/python/wheels
+	target/python/bin/maturin build --release --quiet --manifest-path seed-py/Cargo.toml --out target/python/wheels
+	target/python/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps target/python/wheels/*.whl
+	cd seed-py && ../target/python/bin/python -B -m pytest
+
+# The package's type stub, of the wheel that test-python installed. (A new one is part of the wheel: test again.)
+stubs:
+	target/python/bin/python -B seed-py/stubs.py
+
+target/python/ready: seed-py/tests/requirements.txt
+	python3 -m venv --clear target/python
+	target/python/bin/pip install -q --disable-pip-version-check -r seed-py/tests/requirements.txt
+	touch target/python/ready
 
 # Golden parity and the command line on wgpu. A Vulkan driver is needed; one that computes in software will do.
 test-wgpu:

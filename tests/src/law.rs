@@ -116,7 +116,8 @@ pub const EXCEPTIONS: &[Exception] = &[
     exception("seed-core/src/diffusion/save.rs", "atomic", "the inverse of loading the folder"),
 ];
 
-/// Crates that the command line does without: it computes nothing, and the backend is chosen in `seed_core::device`.
+/// Crates that the command line and the Python package do without: they compute nothing, and the backend is chosen in
+/// `seed_core::device`.
 pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 
 /// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins and
@@ -222,14 +223,14 @@ pub fn check(file: &str, source: &str, whole: &Crate) -> (Vec<String>, Vec<usize
     (broken, used)
 }
 
-/// What `source`, the file `file` of the command line, does against the law.
+/// What `source`, the file `file` of the command line or the Python package, does against the law.
 pub fn check_command_line(file: &str, source: &str, crates: &BTreeSet<String>) -> Vec<String> {
     let reading = imports::read(source, &[], crates);
     let features = reading.features.iter();
     let features = features.map(|feature| format!("{file} asks for the feature {feature:?}, which is not its concern"));
     let crates = reading.imports.iter().filter_map(|import| match import {
         Import::External(path) if !NOT_IN_THE_COMMAND_LINE.allows(&path[0]) => {
-            Some(format!("{file} imports the crate `{}`; the command line uses seed_core's public API alone", path[0]))
+            Some(format!("{file} imports the crate `{}`; only seed_core's public API is used here", path[0]))
         }
         _ => None,
     });

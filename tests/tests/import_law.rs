@@ -48,6 +48,15 @@ fn the_command_line_keeps_the_law() {
 }
 
 #[test]
+fn the_python_package_keeps_the_law() {
+    let crates = crate_names(&read("seed-py/Cargo.toml"));
+    let files = files("seed-py/src");
+    assert!(files.len() > 5);
+    let broken: Vec<_> = files.iter().flat_map(|(file, source)| check_command_line(file, source, &crates)).collect();
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+}
+
+#[test]
 fn every_rule_is_of_a_module_that_exists() {
     let modules: BTreeSet<String> = rust_files("seed-core/src")
         .iter()

@@ -1,0 +1,29 @@
+"""Images to tokens and back: python quickstart.py [FOLDER WITH IMAGES]."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from seed_tokenizer import SeedTokenizer
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "examples")
+seed = SeedTokenizer.from_pretrained("bundled", device="cpu")
+print(seed)
+
+# Paths, PIL images, arrays, bytes and so on, mixed as they come.
+images = [folder / "000000.png", Image.open(folder / "000001.png"), np.asarray(Image.open(folder / "000002.png"))]
+codes = seed.encode(images)
+print(codes.dtype, codes.shape)
+print(*codes[0])
+
+# A list of PIL images; a notebook shows it.
+again = seed.decode(codes, num_inference_steps=20, seed=7)
+for number, image in enumerate(again):
+    image.save(f"again-{number}.png")
+print(len(again), again[0].size)
+
+#> SeedTokenizer("bundled", device="cpu", dtype="float32")
+#> uint16 (3, 32)
+#> 268 81 576 576 69 576 357 550 550 1012 576 885 839 311 885 885 652 603 587 776 268 46 81 29 554 29 554 587 423 185 554 925
+#> 3 (64, 64)

@@ -1,0 +1,526 @@
+"""SEED: images to 32 discrete tokens and back."""
+
+# Made by stubs.py of the docstrings in src/; change those.
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seed_tokenizer.results import Report
+
+__version__: str
+
+__all__ = [
+    "SeedTokenizer",
+    "__version__",
+    "_panic",
+    "_restore",
+    "convert",
+    "main",
+    "train",
+    "verify_dataset",
+]
+
+@final
+class SeedTokenizer:
+    """Turns images into 32 discrete tokens that read left to right, and tokens into images.
+
+    Made by `from_pretrained`. All methods may be called from several threads, compute without holding the interpreter, and
+    end at Ctrl-C. A tokenizer is pickled as its name and options, never with its weights.
+    """
+
+    @property
+    def codebook_size(self) -> int:
+        """Rows of the codebook: every code is below it."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The bundle's configuration, as its config.json has it."""
+
+    def decode(
+        self,
+        codes: Any,
+        *,
+        negative_codes: Any = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        scheduler: str | None = None,
+        size: int | None = None,
+        keep_first: int | None = None,
+        output_type: str = "pil",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Turns codes into images.
+
+        Args:
+            codes (Any): Whole numbers, [images, tokens], or [tokens] of one image, in anything that numpy reads; or a line of
+                codes as the command line prints it.
+            negative_codes (Any): Codes to move away from, of one image for all or of one for each.
+            num_inference_steps (int | None): Sampling steps, from 1 to 999; by default as the model says.
+            guidance_scale (float | None): 1 and below is no guidance and half the work; by default as the model says.
+            seed (int): Seed of the random numbers. The same seed and codes give the same image in whatever batch.
+            scheduler (str | None): "pndm", "ddim", "euler" or "dpm++2m"; by default as the decoder says.
+            size (int | None): Height and width in pixels; by default what the decoder was trained on.
+            keep_first (int | None): Decode from the first so many codes of each image.
+            output_type (str): "pil" for Pillow's images, or "np" for uint8 arrays.
+            progress (Callable[[int, int], None] | None): Called in this thread with the steps done and all steps; what it raises
+                ends the decoding.
+
+        Returns:
+            Any: A list of PIL images that shows itself in a notebook, or [images, height, width, 3] of uint8; one PIL image or
+                [height, width, 3] for codes of one dimension.
+
+        Raises:
+            CodesError: Codes that this model cannot have made.
+            ArgumentError: An option that is not possible.
+            MissingPartError: The model has no decoder.
+        """
+
+    def decode_image(
+        self,
+        indices: Any,
+        negative_indices: Any = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+    ) -> list[Any]:
+        """As the official SEED's `decode_image`.
+
+        Args:
+            indices (Any): Codes, [images, tokens].
+            negative_indices (Any): Codes to move away from.
+            guidance_scale (float | None): By default as the model says, where the official code has 10.
+            num_inference_steps (int | None): By default as the model says, where the official code has 20.
+
+        Returns:
+            list[Any]: PIL images, always a list.
+        """
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as "cpu"."""
+
+    @property
+    def dtype(self) -> str:
+        """What weights are kept in: "float32", "float16" or "bfloat16"."""
+
+    def embed(self, images: Any, kind: str = "causal") -> NDArray[np.float32]:
+        """Turns images into embeddings.
+
+        Args:
+            images (Any): As in `encode`.
+            kind (str): "causal", the causal embeddings that become codes; or "generation", the embeddings that images are
+                drawn from, made of the codes.
+
+        Returns:
+            NDArray[np.float32]: [images, tokens, width], or [tokens, width] of an image that is not in a list. A generation
+                embedding has one token for SEED-2.
+
+        Raises:
+            ArgumentError: Another kind.
+        """
+
+    def embed_codes(self, codes: Any) -> NDArray[np.float32]:
+        """Turns codes into the embeddings that images are drawn from.
+
+        Args:
+            codes (Any): As in `decode`.
+
+        Returns:
+            NDArray[np.float32]: [images, tokens, width], or [tokens, width] for codes of one dimension.
+
+        Raises:
+            CodesError: Codes that this model cannot have made.
+        """
+
+    @overload
+    def encode(self, images: Any, *, return_margins: Literal[False] = False) -> NDArray[np.uint16]:
+        """Turns images into codes.
+
+        Args:
+            images (Any): An image, or a list or any other iterable of images, of mixed kinds. An image is a path, the bytes of a
+                file, a file object, a PIL image, a dict with "bytes" or "path", a uint8 array of height x width x 3 (grey and
+                RGBA too; RGBA loses its alpha), or whatever gives such an array through the array protocol or DLPack, such as
+                a tensor of torch. An array of four dimensions is several images.
+            return_margins (bool): Say too how much farther the runner-up of each code is, in squared distance. Codes of small
+                margin may differ on another device.
+
+        Returns:
+            NDArray[np.uint16] | tuple[NDArray[np.uint16], NDArray[np.float32]]: Codes, [images, tokens], or [tokens] of an image
+                that is not in a list; and their margins, of the same shape, if asked for.
+
+        Raises:
+            InputTypeError: An object that is no image.
+            ImageError: Bytes that are no image.
+            ReadError: A file that cannot be read.
+        """
+    @overload
+    def encode(
+        self,
+        images: Any,
+        *,
+        return_margins: Literal[True],
+    ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]: ...
+    @overload
+    def encode(
+        self,
+        images: Any,
+        *,
+        return_margins: bool,
+    ) -> NDArray[np.uint16] | tuple[NDArray[np.uint16], NDArray[np.float32]]: ...
+
+    def encode_image(
+        self,
+        image_path: Any = None,
+        image_pil: Any = None,
+        image_torch: Any = None,
+    ) -> NDArray[np.uint16]:
+        """As the official SEED's `encode_image`: exactly one of the three is given.
+
+        Args:
+            image_path (Any): A path, or anything else that `encode` takes.
+            image_pil (Any): A PIL image.
+            image_torch (Any): Normalised pixels, [3, size, size] or [images, 3, size, size].
+
+        Returns:
+            NDArray[np.uint16]: Codes, always [images, tokens].
+        """
+
+    @overload
+    def encode_pixels(self, pixels: Any, *, return_margins: Literal[False] = False) -> NDArray[np.uint16]:
+        """Turns pixels that are normalised already into codes.
+
+        Args:
+            pixels (Any): Floats [images, 3, size, size], or [3, size, size] of one image, as the model's own preprocessing makes
+                them: resized, from 0 to 1, less CLIP's mean, divided by its standard deviation.
+            return_margins (bool): As in `encode`.
+
+        Returns:
+            NDArray[np.uint16] | tuple[NDArray[np.uint16], NDArray[np.float32]]: As `encode`.
+
+        Raises:
+            ArgumentError: An array of another shape.
+        """
+    @overload
+    def encode_pixels(
+        self,
+        pixels: Any,
+        *,
+        return_margins: Literal[True],
+    ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]: ...
+    @overload
+    def encode_pixels(
+        self,
+        pixels: Any,
+        *,
+        return_margins: bool,
+    ) -> NDArray[np.uint16] | tuple[NDArray[np.uint16], NDArray[np.float32]]: ...
+
+    def evaluate(
+        self,
+        what: str = "retrieval",
+        *,
+        count: int = 1000,
+        scene_seed: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Measures the model on held-out scenes.
+
+        Args:
+            what (str): "retrieval", which caption belongs to which image; "reconstruction", whether what comes back is the same
+                picture to the model; or "codes", how much of the codebook is used, and how evenly.
+            count (int): Number of scenes, all with captions of their own.
+            scene_seed (int): Seed of the scenes.
+            num_inference_steps (int | None): For "reconstruction", as in `decode`.
+            guidance_scale (float | None): For "reconstruction", as in `decode`.
+            seed (int): For "reconstruction", as in `decode`.
+            progress (Callable[[int, int], None] | None): For "reconstruction": called in this thread with the images done and
+                all images.
+
+        Returns:
+            Report: As `seed eval --json`, with what made it under "tokenizer".
+
+        Raises:
+            MissingPartError: The model has no caption side or no decoder.
+        """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        preprocess: str | None = None,
+        max_pixels: int | None = None,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> SeedTokenizer:
+        """Opens a model.
+
+        Args:
+            model (str | os.PathLike[str] | None): "bundled", the default, the tiny model that is built in; the folder of a bundle; or a repository
+                OWNER/NAME of a model hub that holds a bundle. Folders win over repositories.
+            revision (str | None): Branch, tag or commit of the repository; "main" by default.
+            token (str | bool | None): Token of the hub; by default that of the environment (HF_TOKEN) or of its file, with False
+                none at all. It is not pickled.
+            cache_dir (str | os.PathLike[str] | None): Folder of what is fetched; by default where huggingface_hub keeps it.
+            local_files_only (bool): Fetch nothing; use what is on disk.
+            device (Any): "cpu", the default, "cuda", "wgpu", "cuda:1" and so on, or torch's device.
+            dtype (Any): "float32", the default, "float16" or "bfloat16", by name or as numpy's or torch's: what weights are kept in.
+            preprocess (str | None): "seed" (bicubic) or "seed-scripts" (bilinear); by default as the model says.
+            max_pixels (int | None): Refuse images of more pixels than this; by default 178,956,970, as Pillow.
+            progress (Callable[[str, int, int | None], None] | None): Called while files arrive, with the file, the bytes that
+                are here and those of the whole.
+
+        Returns:
+            SeedTokenizer: The tokenizer. Its decoder is read when the first image is decoded.
+
+        Raises:
+            MissingFileError: There is no such folder.
+            BundleError: The folder or repository is not a bundle.
+            DeviceError: The device is not there.
+            HubError: The hub does not give what was asked for.
+        """
+
+    @property
+    def image_size(self) -> int:
+        """Height and width that images are resized to, in pixels."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Codes of an image; 32 in every released model."""
+
+    def preprocess(self, images: Any) -> NDArray[np.float32]:
+        """Turns images into the pixels that the network reads: what `encode_pixels` takes.
+
+        Args:
+            images (Any): As in `encode`.
+
+        Returns:
+            NDArray[np.float32]: [images, 3, size, size], or [3, size, size] of an image that is not in a list.
+        """
+
+    def provenance(self) -> dict[str, str]:
+        """What codes come from: model, hash of its weights, preprocessing, device, dtype and version. Codes of two tokenizers
+        that differ in weights or preprocessing do not belong together.
+
+        Returns:
+            dict[str, str]: Names and values.
+        """
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the model as a bundle that `from_pretrained` opens: a copy of its files, decoder included.
+
+        Args:
+            folder (str | os.PathLike[str]): Folder of the bundle; made if need be.
+
+        Raises:
+            FolderInUseError: The folder holds a decoder, which the model has not.
+            WriteError: The folder cannot be written.
+        """
+
+    def tokenize_dataset(
+        self,
+        inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        *,
+        format: str = "parquet",
+        source: str | None = None,
+        shard_size: int = 10000,
+        root: str | os.PathLike[str] | None = None,
+        image_column: str | None = None,
+        key_column: str | None = None,
+        caption_column: str | None = None,
+        columns: Sequence[str] = (),
+        min_side: int | None = None,
+        max_aspect: float | None = None,
+        min_similarity: float | None = None,
+        similarity_column: str = "similarity",
+        ids: tuple[int, int, int] | None = None,
+        shard: tuple[int, int] | None = None,
+        limit: int | None = None,
+        max_errors: int | None = None,
+        retry_failures: bool = False,
+        batch_size: int = 64,
+        dry_run: bool = False,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Report:
+        """Tokenizes a dataset, shard by shard, into files that trainers read. A run that ended early is gone on with by the same
+        call; Ctrl-C ends it after the shard at hand.
+
+        Args:
+            inputs (str | os.PathLike[str] | Sequence[str | os.PathLike[str]]): Files, folders, globs or brace lists: folders of
+                images, lists of paths, WebDataset tars, parquet, LLaVA, OBELICS or MMC4. They are recognised by content.
+            out (str | os.PathLike[str]): Folder of the output.
+            format (str): "parquet", "jsonl", "seed-tar", "webdataset", "npy" or "megatron".
+            source (str | None): Format of the inputs, if not by content: "folder", "list", "webdataset", "parquet", "llava",
+                "obelics" or "mmc4".
+            shard_size (int): Samples of an output shard, where the inputs have no shards of their own.
+            root (str | os.PathLike[str] | None): Folder that relative paths start from.
+            image_column (str | None): Column or field of the image.
+            key_column (str | None): Column or field of the key.
+            caption_column (str | None): Column or field of the caption.
+            columns (Sequence[str]): Columns that travel along, as NAME or NAME:TYPE with text, int, float or bool.
+            min_side (int | None): Leave out images with a side below this many pixels.
+            max_aspect (float | None): Leave out images longer than this to 1.
+            min_similarity (float | None): Leave out samples whose similarity is below this.
+            similarity_column (str): Column of the similarity; it must be among `columns`.
+            ids (tuple[int, int, int] | None): For "megatron": the offset of codes, the id before and the id after an image; by
+                default those of SEED-LLaMA.
+            shard (tuple[int, int] | None): Do part I of N of the shards, from 0; by default as SLURM_PROCID and SLURM_NTASKS or
+                RANK and WORLD_SIZE say, else all.
+            limit (int | None): Stop after this many inputs.
+            max_errors (int | None): Give up after more failures than this.
+            retry_failures (bool): Do shards again that have failures.
+            batch_size (int): Images that are encoded at a time.
+            dry_run (bool): Say what would be done, and do nothing.
+            progress (Callable[[dict[str, Any]], None] | None): Called in this thread after batches, with the statistics so far;
+                what it raises ends the run after the shard at hand.
+
+        Returns:
+            Report: Statistics: shards, inputs, rows, failed, filtered, seconds and so on; of a dry run, the plan.
+
+        Raises:
+            DatasetError: An input that cannot be used.
+            OtherRunError: The folder was begun with other settings.
+            FolderInUseError: The folder holds something else.
+            TooManyFailuresError: More inputs failed than `max_errors`.
+            BusyError: Another process writes the same shard.
+        """
+
+    def _repr_html_(self) -> str: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
+
+def _panic(text: str) -> None:
+    """Panics with `text` where the core would: for the test that no panic crosses into Python.
+
+    Args:
+        text (str): What the panic says.
+
+    Raises:
+        InternalError: Always.
+    """
+
+def _restore(model: str, options: dict[str, Any]) -> SeedTokenizer:
+    """Opens the model of a pickled tokenizer.
+
+    Args:
+        model (str): As `from_pretrained` takes it.
+        options (dict[str, Any]): Its other arguments.
+
+    Returns:
+        SeedTokenizer: The same tokenizer.
+    """
+
+def convert(
+    quantizer: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    vit: str | os.PathLike[str] | None = None,
+    qformer: str | os.PathLike[str] | None = None,
+    decoder: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+) -> Report:
+    """Makes a bundle of the official files, and accounts for every key in them. Nothing in the files is run.
+
+    Args:
+        quantizer (str | os.PathLike[str]): seed_quantizer.pt (SEED-2) or seed_tokenizer.pth (SEED-1), or one file with everything.
+        out (str | os.PathLike[str]): Folder of the bundle.
+        vit (str | os.PathLike[str] | None): eva_vit_g.pth, the vision transformer of SEED-2.
+        qformer (str | os.PathLike[str] | None): causal_qformer.pth of SEED-1.
+        decoder (str | os.PathLike[str] | None): Folder of a diffusion decoder in diffusers' layout.
+        config (str | os.PathLike[str] | None): Sizes as JSON, for models that are not of a released size.
+        image_size (int | None): Side of the images, if another than the files are for.
+        dtype (Any): Element type on disk; "float16" by default.
+        name (str | None): Name of the model; by default that of the folder.
+
+    Returns:
+        Report: Sizes of the model, and what became of every key of every file.
+
+    Raises:
+        WeightsError: Files that are no weights, or not of one model.
+        PickleRefusedError: A checkpoint that could run code.
+        ConfigError: Sizes that are not possible.
+    """
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line `seed`, the program's name first. The process is the command's from then on: it listens for
+    signals itself.
+
+    Args:
+        arguments (Sequence[str]): The program's name and its arguments.
+
+    Returns:
+        int: The exit code.
+    """
+
+def train(
+    recipe: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    until: str = "decoder",
+    tokenizer: str | os.PathLike[str] | None = None,
+    decoder: str | os.PathLike[str] | None = None,
+    autoencoder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: Any = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> str:
+    """Trains a model by a recipe. Ctrl-C ends it after the step at hand, with a checkpoint; `resume=True` goes on from there as if
+    nothing had happened.
+
+    Args:
+        recipe (str | os.PathLike[str]): The recipe, a TOML file.
+        out (str | os.PathLike[str] | None): Folder of the run; runs/NAME by default, after the recipe's name.
+        until (str): Stage to end with: "vision", "stage1", "stage2", "vae" or "decoder". Those it stands on are trained too.
+        tokenizer (str | os.PathLike[str] | None): Bundle whose tokenizer is taken as it is, so that only a decoder is trained.
+        decoder (str | os.PathLike[str] | None): Decoder in diffusers' layout to begin with.
+        autoencoder (str | os.PathLike[str] | None): Autoencoder in diffusers' layout that is taken as it is.
+        resume (bool): Go on with a run that was interrupted.
+        device (Any): As in `SeedTokenizer.from_pretrained`.
+        progress (Callable[[dict[str, Any]], None] | None): Called in this thread after every step, with stage, step, steps, loss
+            and so on; what it raises ends the run after the step at hand, with a checkpoint.
+
+    Returns:
+        str: The bundle; for a run that ends before there is one, the folder of its last stage.
+
+    Raises:
+        FolderInUseError: The folder holds a run, and `resume` was not asked for.
+        ConfigError: A recipe that is not possible.
+        DivergedError: The loss is not finite.
+    """
+
+def verify_dataset(
+    folder: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Proves that an output of `SeedTokenizer.tokenize_dataset` is whole: checksums, counts, codes, keys.
+
+    Args:
+        folder (str | os.PathLike[str]): Folder of the output.
+        progress (Callable[[int, int], None] | None): Called in this thread with the shards looked at and all shards.
+
+    Returns:
+        Report: What was found; `whole` says whether everything is there and right, `first_problems` what is not.
+
+    Raises:
+        DatasetError: The folder is no such output.
+    """
