@@ -5,13 +5,14 @@ use numpy::{
     PyUntypedArrayMethods as _,
 };
 use pyo3::{
+    exceptions::PyImportError,
     intern,
     prelude::*,
     types::{PyBytes, PyString},
 };
 use seed_core::{Codes, Error, codes::from_text, pixels::RgbImage, tokenizer::SeedConfig};
 
-use crate::errors::{Raised as _, argument, raise};
+use crate::errors::{Raised as _, argument, because, raise};
 
 /// Codes of one image or several, as they were given.
 pub(crate) struct Given {
@@ -50,14 +51,8 @@ pub(crate) fn take_codes(given: &Bound<'_, PyAny>, model: &SeedConfig, name: &'s
     let numpy = py.import(intern!(py, "numpy"))?;
     let read = numpy.call_method1(intern!(py, "asarray"), (given,));
     let array = read.and_then(|array| Ok(array.cast_into::<PyUntypedArray>()?)).map_err(|error| {
-        let raised = argument(
-            py,
-            name,
-            "no array",
-            format!("codes are whole numbers, [{tokens}] or [images, {tokens}]: {error}"),
-        );
-        raised.set_cause(py, Some(error));
-        raised
+        let reason = format!("codes are whole numbers, [{tokens}] or [images, {tokens}]: {error}");
+        because(py, error, argument(py, name, "no array", reason))
     })?;
     let shape = array.shape().to_vec();
     let single = match shape[..] {
@@ -111,9 +106,7 @@ where
 pub(crate) fn to_pil<'py>(py: Python<'py>, images: &[RgbImage], single: bool) -> PyResult<Bound<'py, PyAny>> {
     let pillow = py.import(intern!(py, "PIL.Image")).map_err(|error| {
         let message = "images are Pillow's, which is not installed: pip install pillow, or ask for arrays with output_type=\"np\"";
-        let raised = pyo3::exceptions::PyImportError::new_err(message);
-        raised.set_cause(py, Some(error));
-        raised
+        because(py, error, PyImportError::new_err(message))
     })?;
     let make = |image: &RgbImage| {
         let bytes = PyBytes::new(py, image.as_raw());

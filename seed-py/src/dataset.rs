@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     call::{Ending, run},
-    errors::{Raised as _, argument},
+    errors::{Raised as _, argument, because, raise},
     evaluate::report,
     tokenizer::SeedTokenizer,
 };
@@ -172,13 +172,9 @@ fn plan(manifest: &Manifest, format: &OutputFormat, part: Part) -> Value {
 fn texts(inputs: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
     let text = |input: &Bound<'_, PyAny>| -> PyResult<String> {
         let path = input.py().import(intern!(input.py(), "os"))?.call_method1(intern!(input.py(), "fspath"), (input,));
-        path.and_then(|path| path.extract()).map_err(|_| {
-            let kind = input.get_type();
-            crate::errors::raise(
-                input.py(),
-                "InputTypeError",
-                &format!("inputs are paths or lists of paths, not {kind}"),
-            )
+        path.and_then(|path| path.extract()).map_err(|error| {
+            let message = format!("inputs are paths or lists of paths, not {}", input.get_type());
+            because(input.py(), error, raise(input.py(), "InputTypeError", &message))
         })
     };
     match inputs.is_instance_of::<PyList>() || inputs.is_instance_of::<PyTuple>() {

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
+use pyo3::{
+    exceptions::{PyException, PyKeyboardInterrupt},
+    prelude::*,
+};
 use seed_core::Error;
 
 /// The exception for an error of the core. Every kind is named here; a test holds this list against the enum.
@@ -64,6 +67,15 @@ pub(crate) fn raise(py: Python<'_>, class: &str, message: &str) -> PyErr {
         .and_then(|class| class.call1((message,)))
         .map(PyErr::from_value);
     made.unwrap_or_else(|error| error)
+}
+
+/// `raised` because of `cause`; but Ctrl-C and the like stay what they are.
+pub(crate) fn because(py: Python<'_>, cause: PyErr, raised: PyErr) -> PyErr {
+    if !cause.is_instance_of::<PyException>(py) {
+        return cause;
+    }
+    raised.set_cause(py, Some(cause));
+    raised
 }
 
 /// An argument that is not possible.

@@ -10,14 +10,14 @@ use pyo3::{
     intern,
     prelude::*,
     pybacked::{PyBackedBytes, PyBackedStr},
-    types::{PyByteArray, PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple},
+    types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple},
 };
 use seed_core::{
     Result,
     pixels::{self, Limits, RgbImage},
 };
 
-use crate::errors::{argument, raise};
+use crate::errors::{argument, because, raise};
 
 /// What is accepted, for messages.
 const ACCEPTED: &str =
@@ -91,6 +91,9 @@ fn several(images: &Bound<'_, PyAny>) -> PyResult<Inputs> {
 /// An image that is no array.
 fn take_one(image: &Bound<'_, PyAny>, index: usize) -> PyResult<Option<Input>> {
     let py = image.py();
+    if image.cast::<PyUntypedArray>().is_ok() {
+        return Ok(None);
+    }
     if image.is_instance_of::<PyString>() || image.hasattr(intern!(py, "__fspath__"))? {
         return Ok(Some(Input::Path(image.extract()?)));
     }
@@ -101,8 +104,8 @@ fn take_one(image: &Bound<'_, PyAny>, index: usize) -> PyResult<Option<Input>> {
         let bytes = image.call_method0(intern!(py, "tobytes"))?;
         return Ok(Some(Input::File(bytes.extract()?, format!("image {index}"))));
     }
-    if let Ok(mapping) = image.cast::<PyMapping>() {
-        return from_mapping(mapping, index).map(Some);
+    if image.is_instance_of::<PyDict>() {
+        return from_mapping(image, index).map(Some);
     }
     if is_pil(image)? {
         return from_pil(image).map(|image| Some(Input::Rgb(image)));
@@ -117,11 +120,13 @@ fn take_one(image: &Bound<'_, PyAny>, index: usize) -> PyResult<Option<Input>> {
         };
         return Ok(Some(Input::File(bytes, name.unwrap_or_else(|_| format!("image {index}")))));
     }
-    Ok(None)
+    // Last: the question is answered by code in Python.
+    let mapping = py.import(intern!(py, "collections.abc"))?.getattr(intern!(py, "Mapping"))?;
+    if image.is_instance(&mapping)? { from_mapping(image, index).map(Some) } else { Ok(None) }
 }
 
 /// `{"bytes": ..., "path": ...}`, either of which may be missing or none: an image of the library `datasets`.
-fn from_mapping(mapping: &Bound<'_, PyMapping>, index: usize) -> PyResult<Input> {
+fn from_mapping(mapping: &Bound<'_, PyAny>, index: usize) -> PyResult<Input> {
     let get = |name| mapping.get_item(name).ok().filter(|value| !value.is_none());
     let path = get("path");
     if let Some(bytes) = get("bytes") {
@@ -132,7 +137,7 @@ fn from_mapping(mapping: &Bound<'_, PyMapping>, index: usize) -> PyResult<Input>
         };
     }
     match path {
-        Some(path) => path.extract().map(Input::Path).map_err(|_| refuse(&path, index)),
+        Some(path) => path.extract().map(Input::Path).map_err(|error| because(path.py(), error, refuse(&path, index))),
         None => Err(argument(mapping.py(), "image", format!("dict {index}"), "it must have bytes or path")),
     }
 }
@@ -177,9 +182,7 @@ fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUnt
     let array = numpy.call_method1(converter, (object,)).map_err(|error| {
         let kind = object.get_type();
         let message = format!("{kind} cannot be read as an array: {error}; move it to the CPU first (tensor.cpu())");
-        let raised = raise(py, "InputTypeError", &message);
-        raised.set_cause(py, Some(error));
-        raised
+        because(py, error, raise(py, "InputTypeError", &message))
     })?;
     Ok(Some(array.cast_into()?))
 }

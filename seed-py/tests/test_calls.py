@@ -84,6 +84,27 @@ def test_ctrl_c_ends_a_call_at_once(python: Python, call: str) -> None:
     assert float(done.stdout.split()[2]) < 5, done.stdout
 
 
+def test_ctrl_c_while_inputs_are_taken_stays_what_it_is(seed: SeedTokenizer, arrays: list[np.ndarray]) -> None:
+    """Code of other libraries runs then, in which it may arrive."""
+
+    class Interrupted:
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            raise KeyboardInterrupt
+
+    class Path:
+        def __fspath__(self) -> str:
+            raise KeyboardInterrupt
+
+    for call in (
+        lambda: seed.encode(Interrupted()),
+        lambda: seed.decode(Interrupted()),
+        lambda: seed.encode([arrays[0], {"path": Path()}]),
+        lambda: seed.tokenize_dataset([Path()], "out"),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
 def in_child(work: Callable[[], object]) -> str:
     """What happens in a forked child, in a word."""
     read, write = os.pipe()

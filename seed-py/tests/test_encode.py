@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ KINDS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "array with alpha": lambda path, array: np.dstack([array, np.full(array.shape[:2], 7, np.uint8)]),
     "array protocol": lambda path, array: ArrayTensor(array),
     "dlpack": lambda path, array: DlpackTensor(array.copy()),
+    "mapping": lambda path, array: MappingProxyType({"path": path}),
     "dict of bytes": lambda path, array: {"bytes": path.read_bytes(), "path": None},
     "dict of path": lambda path, array: {"bytes": None, "path": str(path)},
 }
