@@ -20,9 +20,11 @@ clippy-gpu:
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# Unit tests, golden parity, the command line, the import law and the examples in the documentation.
+# Unit tests, golden parity, the command line, the import law and the examples in the documentation; golden parity once
+# more without the CPU's own kernels.
 test:
 	cargo test --workspace
+	SEED_KERNELS=plain cargo test --workspace --lib
 
 # Datasets, written and read by the Python libraries that people use for them, in a virtual environment of its own.
 test-peers: target/peers/ready

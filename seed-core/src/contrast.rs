@@ -7,14 +7,14 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig},
+    nn::{Embedding, EmbeddingConfig, Initializer},
     tensor::{Int, Tensor, TensorData, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads},
+    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention},
 };
 
 /// Mixtures of a patch token's features that the image embedding is made of.
@@ -205,9 +205,8 @@ impl<B: SeedBackend> Block<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [_, _, width] = x.dims();
         let qkv = self.qkv.forward(self.norm1.forward(x.clone())); // [batch, context, 3 * width]
-        let part = |i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads); // [batch, heads, context, head_dim]
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        let x = x + self.proj.forward(merge_heads(attention(part(0), part(1), part(2), scale, None)));
-        x.clone() + self.fc2.forward(gelu(self.fc1.forward(self.norm2.forward(x))))
+        let part = |i| qkv.clone().narrow(2, i * width, width);
+        let x = self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), x);
+        self.fc2.forward_add(self.fc1.forward_gelu(self.norm2.forward(x.clone())), x)
     }
 }

@@ -14,13 +14,13 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, LayerNormConfig},
+    nn::Initializer,
     tensor::{Tensor, activation::relu, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads},
+    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention},
     qformer::{QFormer, QFormerConfig},
 };
 
@@ -217,8 +217,8 @@ impl<B: Backend> Block<B> {
 
 impl<B: SeedBackend> Block<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let x = self.attn.forward(self.norm1.forward(x.clone()), x);
+        self.mlp.forward(self.norm2.forward(x.clone()), x)
     }
 }
 
@@ -230,12 +230,11 @@ struct Attention<B: Backend> {
 }
 
 impl<B: SeedBackend> Attention<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         let [_, _, width] = x.dims();
         let qkv = self.qkv.forward(x); // [batch, queries, 3 * width]
-        let part = |i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads); // [batch, heads, queries, head_dim]
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        self.proj.forward(merge_heads(attention(part(0), part(1), part(2), scale, None)))
+        let part = |i| qkv.clone().narrow(2, i * width, width);
+        self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), residual)
     }
 }
 
@@ -246,7 +245,7 @@ struct Mlp<B: Backend> {
 }
 
 impl<B: SeedBackend> Mlp<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+    fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.fc2.forward_add(self.fc1.forward_gelu(x), residual)
     }
 }

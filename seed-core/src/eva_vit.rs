@@ -7,13 +7,13 @@
 use burn::{
     module::{Module, Param},
     nn::{
-        Initializer, LayerNorm, LayerNormConfig,
+        Initializer,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions},
 };
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention};
 
 /// Sizes of the vision transformer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,8 +164,8 @@ impl<B: Backend> Block<B> {
 
 impl<B: SeedBackend> Block<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let x = self.attn.forward(self.norm1.forward(x.clone()), x);
+        self.mlp.forward(self.norm2.forward(x.clone()), x)
     }
 }
 
@@ -179,15 +179,13 @@ struct Attention<B: Backend> {
 }
 
 impl<B: SeedBackend> Attention<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         let [_, _, width] = x.dims();
-        let qkv = self.qkv.forward(x); // [batch, tokens, 3 * width]
-        let query = qkv.clone().narrow(2, 0, width) + self.q_bias.val().unsqueeze::<3>();
-        let key = qkv.clone().narrow(2, width, width);
-        let value = qkv.narrow(2, 2 * width, width) + self.v_bias.val().unsqueeze::<3>();
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        let split = |x| split_heads(x, self.heads); // [batch, heads, tokens, head_dim]
-        self.proj.forward(merge_heads(attention(split(query), split(key), split(value), scale, None)))
+        let q_bias = self.q_bias.val();
+        let bias = Tensor::cat(vec![q_bias.clone(), q_bias.zeros_like(), self.v_bias.val()], 0); // [3 * width]
+        let qkv = self.qkv.forward_with_bias(x, bias); // [batch, tokens, 3 * width]
+        let part = |i| qkv.clone().narrow(2, i * width, width);
+        self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), residual)
     }
 }
 
@@ -198,8 +196,8 @@ struct Mlp<B: Backend> {
 }
 
 impl<B: SeedBackend> Mlp<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+    fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.fc2.forward_add(self.fc1.forward_gelu(x), residual)
     }
 }
 

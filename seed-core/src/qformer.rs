@@ -7,11 +7,11 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Initializer, LayerNorm, LayerNormConfig},
+    nn::Initializer,
     tensor::{Tensor, backend::Backend},
 };
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, split_heads};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention};
 
 /// Added to the score of a hidden query, as in BERT.
 const HIDDEN: f64 = -10_000.0;
@@ -162,7 +162,7 @@ impl<B: SeedBackend> Layer<B> {
         if let Some(cross) = &self.crossattention {
             x = cross.forward(x, source.clone(), None);
         }
-        self.output_query.forward(gelu(self.intermediate_query.dense.forward(x.clone())), x)
+        self.output_query.forward(self.intermediate_query.dense.forward_gelu(x.clone()), x)
     }
 }
 
@@ -195,13 +195,10 @@ impl<B: Backend> BertAttention<B> {
 
 impl<B: SeedBackend> BertAttention<B> {
     fn forward(&self, x: Tensor<B, 3>, source: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
-        let [_, _, width] = x.dims();
-        let split = |x| split_heads(x, self.heads); // [batch, heads, tokens, head_dim]
-        let query = split(self.self_.query.forward(x.clone()));
-        let key = split(self.self_.key.forward(source.clone()));
-        let value = split(self.self_.value.forward(source));
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        self.output.forward(merge_heads(attention(query, key, value, scale, mask)), x)
+        let query = self.self_.query.forward(x.clone());
+        let key = self.self_.key.forward(source.clone());
+        let value = self.self_.value.forward(source);
+        self.output.forward(attention(query, key, value, self.heads, mask), x)
     }
 }
 
@@ -225,7 +222,7 @@ impl<B: Backend> Output<B> {
 impl<B: SeedBackend> Output<B> {
     /// Post-norm residual: `LayerNorm(dense(x) + residual)`.
     fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
+        self.layer_norm.forward(self.dense.forward_add(x, residual))
     }
 }
 

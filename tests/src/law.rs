@@ -64,7 +64,7 @@ pub const LAW: &[Rule] = &[
     rule("error", May::Only(&[]), May::Only(&["thiserror"])),
     rule("pixels", May::Only(&["atomic", "error"]), May::AllBut(&["burn"])),
     // burn_flex, rayon and multiversion are the backend extension: fused operations on the CPU.
-    rule("nn", May::Only(&["error"]), May::Only(&["burn", "burn_flex", "rayon", "multiversion"])),
+    rule("nn", May::Only(&["error"]), May::Only(&["burn", "burn_flex", "half", "rayon", "multiversion"])),
     rule("eva_vit", MODEL, MODEL_CRATES),
     rule("qformer", MODEL, MODEL_CRATES),
     rule("quantizer", MODEL, MODEL_CRATES),

@@ -3,11 +3,10 @@
 //! Source: transformers 4.30.2, `CLIPEncoderLayer`: pre-norm self-attention and MLP. Field names are the checkpoint's.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::Deserialize;
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, gelu, merge_heads, silu, split_heads};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, gelu, silu};
 
 /// Sizes that both towers have, named as in transformers' `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -124,12 +123,9 @@ pub struct SelfAttention<B: Backend> {
 
 impl<B: SeedBackend> SelfAttention<B> {
     fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 2>>) -> Tensor<B, 3> {
-        let [_, _, width] = x.dims();
-        let query = split_heads(self.q_proj.forward(x.clone()), self.heads);
-        let key = split_heads(self.k_proj.forward(x.clone()), self.heads);
-        let value = split_heads(self.v_proj.forward(x), self.heads);
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        self.out_proj.forward(merge_heads(attention(query, key, value, scale, mask.cloned())))
+        let query = self.q_proj.forward(x.clone());
+        let (key, value) = (self.k_proj.forward(x.clone()), self.v_proj.forward(x));
+        self.out_proj.forward(attention(query, key, value, self.heads, mask.cloned()))
     }
 }
 

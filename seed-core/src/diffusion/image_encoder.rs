@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::Deserialize;
 
@@ -13,7 +13,7 @@ use super::clip_layer::{ClipLayer, LayersConfig};
 use super::config;
 use crate::checkpoint::{self, Files, KeyTable};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d};
+use crate::nn::{LayerNorm, Linear, LinearConfig, SeedBackend, conv2d};
 
 /// Module paths to checkpoint keys. `pre_layrnorm` is spelt so in every file.
 pub const KEYS: KeyTable = KeyTable {

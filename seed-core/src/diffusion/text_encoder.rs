@@ -4,13 +4,13 @@
 //! decoders here need it once, for the empty prompt.
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Int, Tensor, backend::Backend};
 use serde::Deserialize;
 
 use super::clip_layer::{ClipLayer, LayersConfig};
 use crate::checkpoint::KeyTable;
-use crate::nn::SeedBackend;
+use crate::nn::{LayerNorm, SeedBackend};
 
 /// Module paths to checkpoint keys.
 pub const KEYS: KeyTable = KeyTable {

@@ -7,13 +7,13 @@
 
 use burn::module::Module;
 use burn::nn::{
-    Dropout, DropoutConfig, GroupNorm, LayerNorm, LayerNormConfig,
+    Dropout, DropoutConfig, GroupNorm,
     conv::{Conv2d, Conv2dConfig},
 };
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, norm_layer};
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, gelu, group_norm, merge_heads, split_heads};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, conv2d, gelu, group_norm};
 
 /// Epsilon of the group normalization before a transformer, whatever `norm_eps` says.
 const TRANSFORMER_EPS: f64 = 1e-6;
@@ -301,12 +301,9 @@ impl<B: SeedBackend> Attention<B> {
 
     /// `x` `[batch, tokens, width]`, `context` `[batch, words, context_dim]` -> the shape of `x`.
     pub fn forward(&self, x: Tensor<B, 3>, context: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [_, _, width] = x.dims();
-        let query = split_heads(self.to_q.forward(x), self.heads);
-        let key = split_heads(self.to_k.forward(context.clone()), self.heads);
-        let value = split_heads(self.to_v.forward(context), self.heads);
-        let scale = ((width / self.heads) as f64).powf(-0.5);
-        self.to_out[0].forward(merge_heads(attention(query, key, value, scale, None)))
+        let query = self.to_q.forward(x);
+        let (key, value) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
+        self.to_out[0].forward(attention(query, key, value, self.heads, None))
     }
 }
 

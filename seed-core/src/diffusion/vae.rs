@@ -13,7 +13,7 @@ use super::blocks::{
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
 use crate::checkpoint::{KeyTable, Weights};
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, group_norm, merge_heads, silu, split_heads};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, group_norm, silu};
 
 /// Module paths are checkpoint keys.
 pub const KEYS: KeyTable = KeyTable::EXACT;
@@ -334,12 +334,11 @@ impl<B: SeedBackend> MapAttention<B> {
 
     /// Keeps the shape `[batch, channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [_, channels, height, width] = x.dims();
+        let [_, _, height, width] = x.dims();
         let tokens = map_to_tokens(group_norm(&self.group_norm, x.clone())); // [batch, height * width, channels]
-        let query = split_heads(self.to_q.forward(tokens.clone()), 1);
-        let key = split_heads(self.to_k.forward(tokens.clone()), 1);
-        let value = split_heads(self.to_v.forward(tokens), 1);
-        let out = merge_heads(attention(query, key, value, (channels as f64).powf(-0.5), None));
+        let query = self.to_q.forward(tokens.clone());
+        let (key, value) = (self.to_k.forward(tokens.clone()), self.to_v.forward(tokens));
+        let out = attention(query, key, value, 1, None);
         tokens_to_map(self.to_out[0].forward(out), [height, width]) + x
     }
 }

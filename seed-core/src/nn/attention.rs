@@ -2,27 +2,50 @@
 
 use burn::tensor::Tensor;
 
-use super::{SeedBackend, softmax};
+use super::{SeedBackend, merge_heads, softmax, split_heads};
 
 /// Most scores of an image that are in memory at a time (256 MB in float32); the decoder at 768 pixels has 1.7 GB of them.
 /// By image, so that a result does not depend on the batch.
 const SCORES_AT_ONCE: usize = 1 << 26;
+
+/// Attends `query` `[batch, queries, width]` to `key` and `value` `[batch, tokens, width]`, each of `heads` heads side by side.
+///
+/// Queries are multiplied by `head_dim^-0.5` before the product; `mask` `[queries, tokens]` is added to the scores of every
+/// image and head. Returns `[batch, queries, width]`.
+pub fn attention<B: SeedBackend>(
+    query: Tensor<B, 3>,
+    key: Tensor<B, 3>,
+    value: Tensor<B, 3>,
+    heads: usize,
+    mask: Option<Tensor<B, 2>>,
+) -> Tensor<B, 3> {
+    B::fused_attention(query, key, value, heads, mask)
+}
+
+/// `head_dim^-0.5`.
+pub(super) fn scale<B: SeedBackend>(query: &Tensor<B, 3>, heads: usize) -> f64 {
+    let [_, _, width] = query.dims();
+    ((width / heads) as f64).powf(-0.5)
+}
+
+/// [`SeedBackend::fused_attention`] in plain tensor operations.
+pub(super) fn plain<B: SeedBackend>(
+    query: Tensor<B, 3>,
+    key: Tensor<B, 3>,
+    value: Tensor<B, 3>,
+    heads: usize,
+    mask: Option<Tensor<B, 2>>,
+) -> Tensor<B, 3> {
+    let scale = scale(&query, heads);
+    let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads));
+    merge_heads(sliced(query, key, value, scale, mask, SCORES_AT_ONCE))
+}
 
 /// Attends `query` `[batch, heads, queries, head_dim]` to `key` and `value` `[batch, heads, tokens, head_dim]`.
 ///
 /// `scale` multiplies the queries before the product. `mask` `[queries, tokens]` is added to the scores of every image
 /// and head. Returns `[batch, heads, queries, head_dim]`. Where the scores would take much memory, the queries are taken in
 /// slices; no query depends on another, so that nothing changes but the memory.
-pub fn attention<B: SeedBackend>(
-    query: Tensor<B, 4>,
-    key: Tensor<B, 4>,
-    value: Tensor<B, 4>,
-    scale: f64,
-    mask: Option<Tensor<B, 2>>,
-) -> Tensor<B, 4> {
-    sliced(query, key, value, scale, mask, SCORES_AT_ONCE)
-}
-
 fn sliced<B: SeedBackend>(
     query: Tensor<B, 4>,
     key: Tensor<B, 4>,

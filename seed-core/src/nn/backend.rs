@@ -12,13 +12,16 @@ use burn::tensor::{
 use burn_flex::Flex;
 
 use super::{
-    conv,
+    Then, attention, conv, fast,
     group_norm::{self, Groups},
-    kernels,
+    kernels, layer_norm, linear,
 };
 
 /// A burn backend that can run the models of this crate.
 pub trait SeedBackend: Backend {
+    /// Whether parts of a batch are computed side by side, each by one thread, rather than one after the other by all.
+    const PARTS_SIDE_BY_SIDE: bool = false;
+
     /// Brings activations and a layer's weight of another type together for their product, whose result is turned back into
     /// the type of the activations: by default in the type of the weight, as devices with half-precision units want it.
     fn meet<const D: usize, const W: usize>(
@@ -110,6 +113,38 @@ pub trait SeedBackend: Backend {
         group_norm::plain_backward::<Self>(x, scale, grad, groups)
     }
 
+    /// `(x - mean) / sqrt(variance + epsilon) * gamma + beta` over the last axis.
+    fn fused_layer_norm<const D: usize>(
+        x: Tensor<Self, D>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, D> {
+        layer_norm::plain(x, gamma, beta, epsilon)
+    }
+
+    /// `x W + b` and what follows; the weight `[input, output]` may be of another type than `x` `[.., input]` and the result.
+    fn fused_linear<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        then: Then<Tensor<Self, D>>,
+    ) -> Tensor<Self, D> {
+        linear::plain(x, weight, bias, then)
+    }
+
+    /// Softmax attention of `query` `[batch, queries, width]` to `key` and `value` `[batch, tokens, width]`, each of `heads`
+    /// heads side by side; `mask` `[queries, tokens]` is added to the scores.
+    fn fused_attention(
+        query: Tensor<Self, 3>,
+        key: Tensor<Self, 3>,
+        value: Tensor<Self, 3>,
+        heads: usize,
+        mask: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 3> {
+        attention::plain(query, key, value, heads, mask)
+    }
+
     /// `[batch, tokens, heads * head_dim]` -> `[batch, heads, tokens, head_dim]`.
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         plain_split_heads::<Self>(x, heads)
@@ -149,6 +184,18 @@ fn plain_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> F
 }
 
 impl SeedBackend for Flex {
+    const PARTS_SIDE_BY_SIDE: bool = true;
+
+    fn fused_layer_norm<const D: usize>(
+        x: Tensor<Self, D>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, D> {
+        let done = fast::layer_norm(&x, &gamma, &beta, epsilon);
+        done.unwrap_or_else(|| layer_norm::plain(x, gamma, beta, epsilon))
+    }
+
     /// In the type of the activations: processors compute in float32 anyway, and nothing of the activations is lost.
     fn meet<const D: usize, const W: usize>(
         x: Tensor<Self, D>,
@@ -221,6 +268,27 @@ impl SeedBackend for Flex {
         groups: Groups,
     ) -> [FloatTensor<Self>; 3] {
         group_norm::backward(x, scale, grad, groups)
+    }
+
+    fn fused_linear<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        then: Then<Tensor<Self, D>>,
+    ) -> Tensor<Self, D> {
+        let done = fast::linear(&x, &weight, bias.as_ref(), &then);
+        done.unwrap_or_else(|| linear::plain(x, weight, bias, then))
+    }
+
+    fn fused_attention(
+        query: Tensor<Self, 3>,
+        key: Tensor<Self, 3>,
+        value: Tensor<Self, 3>,
+        heads: usize,
+        mask: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 3> {
+        let done = fast::attention([&query, &key, &value], heads, mask.as_ref());
+        done.unwrap_or_else(|| attention::plain(query, key, value, heads, mask))
     }
 
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -435,7 +503,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::nn::{conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
+    use crate::nn::{
+        conv2d, gelu, group_norm,
+        ops::{merge_heads, split_heads},
+        silu, softmax,
+    };
 
     type A = Autodiff<Flex>;
 

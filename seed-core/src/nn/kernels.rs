@@ -148,11 +148,12 @@ fn erf(x: f32) -> f32 {
 
 /// `exp(x)` by range reduction; flushes to zero below -87 and saturates above 88.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a call.
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a call, and leaves it in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4; // ln 2 in two parts
     let mut p = 1.0 / 720.0_f32;
     p = p * r + 1.0 / 120.0;
@@ -161,7 +162,7 @@ fn exp(x: f32) -> f32 {
     p = p * r + 0.5;
     p = p * r + 1.0;
     p = p * r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 /// `x * Phi(x)`.

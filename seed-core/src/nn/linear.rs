@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use super::SeedBackend;
+use super::{SeedBackend, gelu};
 
 /// `x W + b`. The name is burn's, by which loading knows that files hold the matrix with rows and columns exchanged.
 #[derive(Module, Debug)]
@@ -44,20 +44,72 @@ impl LinearConfig {
     }
 }
 
+/// What follows a product and its bias.
+#[derive(Clone, Debug)]
+pub enum Then<T> {
+    /// Nothing.
+    Nothing,
+    /// Exact (erf) GELU.
+    Gelu,
+    /// This is added.
+    Add(T),
+}
+
 impl<B: SeedBackend> Linear<B> {
     /// `[.., input]` -> `[.., output]`, of the type of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let (element, weight) = (x.dtype(), self.weight.val());
-        let bias = self.bias.as_ref().map(Param::val);
-        let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
-        if x.dtype() == element {
-            return burn::tensor::module::linear(x, weight, bias);
-        }
-        let product = burn::tensor::module::linear(x, weight, None).cast(element);
-        match bias {
-            Some(bias) => product + bias.unsqueeze(),
-            None => product,
-        }
+        self.forward_then(x, Then::Nothing)
+    }
+
+    /// [`forward`](Self::forward) and GELU.
+    pub fn forward_gelu<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        self.forward_then(x, Then::Gelu)
+    }
+
+    /// [`forward`](Self::forward) plus a residual `[.., output]`.
+    pub fn forward_add<const D: usize>(&self, x: Tensor<B, D>, residual: Tensor<B, D>) -> Tensor<B, D> {
+        self.forward_then(x, Then::Add(residual))
+    }
+
+    /// [`forward`](Self::forward) with another bias `[output]`.
+    pub fn forward_with_bias<const D: usize>(&self, x: Tensor<B, D>, bias: Tensor<B, 1>) -> Tensor<B, D> {
+        B::fused_linear(x, self.weight.val(), Some(bias), Then::Nothing)
+    }
+
+    fn forward_then<const D: usize>(&self, x: Tensor<B, D>, then: Then<Tensor<B, D>>) -> Tensor<B, D> {
+        B::fused_linear(x, self.weight.val(), self.bias.as_ref().map(Param::val), then)
+    }
+}
+
+/// [`SeedBackend::fused_linear`] in plain tensor operations.
+pub(super) fn plain<B: SeedBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    then: Then<Tensor<B, D>>,
+) -> Tensor<B, D> {
+    let y = product(x, weight, bias);
+    match then {
+        Then::Nothing => y,
+        Then::Gelu => gelu(y),
+        Then::Add(residual) => y + residual,
+    }
+}
+
+fn product<B: SeedBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
+    let element = x.dtype();
+    let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
+    if x.dtype() == element {
+        return burn::tensor::module::linear(x, weight, bias);
+    }
+    let product = burn::tensor::module::linear(x, weight, None).cast(element);
+    match bias {
+        Some(bias) => product + bias.unsqueeze(),
+        None => product,
     }
 }
 
@@ -68,23 +120,21 @@ mod tests {
 
     use super::*;
 
-    /// On the CPU a half-precision weight is the same layer as its rounded values in float32, to the bit.
+    /// On the CPU a weight of float16 is the same layer as its rounded values in float32, to the bit.
     #[test]
     fn only_the_weight_is_rounded() {
         let device = Default::default();
         for bias in [true, false] {
             let layer: Linear<Flex> = LinearConfig::new(24, 40).with_bias(bias).init(&device);
             let x = Tensor::<Flex, 3>::random([2, 5, 24], Distribution::Default, &device);
-            for element in [DType::F16, DType::BF16] {
-                let bias = || layer.bias.as_ref().map(|bias| Param::from_tensor(bias.val())); // drawn when first asked for
-                let with = |weight| Linear { weight: Param::from_tensor(weight), bias: bias() };
-                let half = layer.weight.val().cast(element);
-                let rounded = with(half.clone().cast(DType::F32)).forward(x.clone());
-                let found = with(half).forward(x.clone());
-                assert_eq!(found.dtype(), DType::F32);
-                assert_eq!(found.into_data(), rounded.clone().into_data());
-                assert_ne!(rounded.into_data(), layer.forward(x.clone()).into_data());
-            }
+            let bias = || layer.bias.as_ref().map(|bias| Param::from_tensor(bias.val())); // drawn when first asked for
+            let with = |weight| Linear { weight: Param::from_tensor(weight), bias: bias() };
+            let half = layer.weight.val().cast(DType::F16);
+            let rounded = with(half.clone().cast(DType::F32)).forward(x.clone());
+            let found = with(half).forward(x.clone());
+            assert_eq!(found.dtype(), DType::F32);
+            assert_eq!(found.into_data(), rounded.clone().into_data());
+            assert_ne!(rounded.into_data(), layer.forward(x.clone()).into_data());
         }
     }
 }

@@ -15,13 +15,17 @@
 mod attention;
 mod backend;
 mod conv;
+mod fast;
 mod group_norm;
 mod kernels;
+mod layer_norm;
 mod linear;
 mod ops;
 
 pub use attention::attention;
 pub use backend::SeedBackend;
 pub use group_norm::Groups;
-pub use linear::{Linear, LinearConfig};
-pub use ops::{conv2d, gelu, group_norm, merge_heads, silu, softmax, split_heads};
+pub use layer_norm::{LayerNorm, LayerNormConfig};
+pub use linear::{Linear, LinearConfig, Then};
+pub use ops::{conv2d, gelu, group_norm, silu, softmax};
+use ops::{merge_heads, split_heads};

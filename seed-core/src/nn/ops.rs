@@ -21,12 +21,12 @@ pub fn softmax<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> 
 }
 
 /// `[batch, tokens, width]` -> `[batch, heads, tokens, width / heads]`.
-pub fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+pub(super) fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_split_heads(x.into_primitive().tensor(), heads)))
 }
 
 /// `[batch, heads, tokens, head_dim]` -> `[batch, tokens, heads * head_dim]`.
-pub fn merge_heads<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+pub(super) fn merge_heads<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_merge_heads(x.into_primitive().tensor())))
 }
 

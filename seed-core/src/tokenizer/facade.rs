@@ -32,6 +32,8 @@ use super::{BundleConfig, DECODER, Model, SeedNetwork};
 pub use features::Features;
 pub use part::Part;
 
+/// Tokens of images that are worth a part of a batch of their own.
+const LEAST_TOKENS: usize = 1024;
 /// Most images that are encoded at a time.
 const ENCODE_AT_ONCE: usize = 32;
 
@@ -315,18 +317,30 @@ impl<B: SeedBackend> Tokenizer<B> {
         images.par_iter().map(|image| self.preprocessor.apply(image)).collect()
     }
 
-    /// Encodes in bounded batches; `quantize` turns latents into codes.
-    fn encode_with(
+    /// Encodes in bounded batches; `quantize` turns latents into codes and whatever else is asked of them.
+    fn encode_with<T: Send>(
         &self,
         images: &[Vec<f32>],
-        mut quantize: impl FnMut(Tensor<B, 3>) -> Tensor<B, 2, Int>,
-    ) -> Result<Codes> {
+        quantize: impl Fn(Tensor<B, 3>) -> (Tensor<B, 2, Int>, T) + Sync,
+    ) -> Result<(Codes, Vec<T>)> {
+        let encode = |images: &[Vec<f32>]| {
+            let causal = self.network.causal_embeddings(self.tensor(images)?);
+            Ok(quantize(self.network.quantizer.latents(causal)))
+        };
         let mut batches = Vec::new();
         for images in images.chunks(ENCODE_AT_ONCE) {
-            let causal = self.network.causal_embeddings(self.tensor(images)?);
-            batches.push(quantize(self.network.quantizer.latents(causal)));
+            batches.extend(images.par_chunks(self.side_by_side(images.len())).map(encode).collect::<Result<Vec<_>>>()?);
         }
-        self.codes(batches)
+        let (codes, others) = batches.into_iter().unzip();
+        Ok((self.codes(codes)?, others))
+    }
+
+    /// Images of a batch that are computed as one part, beside the others: on the CPU a thread that goes through the whole
+    /// network alone never waits for another, if there is enough for all.
+    fn side_by_side(&self, batch: usize) -> usize {
+        let [tokens, _] = self.config.model.vit_features();
+        let parts = if B::PARTS_SIDE_BY_SIDE { rayon::current_num_threads() } else { 1 };
+        batch.div_ceil(parts).max(LEAST_TOKENS.div_ceil(tokens))
     }
 
     /// Batches of `[images, tokens]` as codes of this model.
@@ -402,17 +416,15 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     }
 
     fn encode_pixels(&self, images: &[Vec<f32>]) -> Result<Codes> {
-        self.encode_with(images, |latents| self.network.quantizer.nearest(latents))
+        Ok(self.encode_with(images, |latents| (self.network.quantizer.nearest(latents), ()))?.0)
     }
 
     fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
-        let mut margins = Vec::with_capacity(images.len() * self.config.model.num_queries);
-        let codes = self.encode_with(images, |latents| {
+        let (codes, margins) = self.encode_with(images, |latents| {
             let (codes, lead) = self.network.quantizer.nearest_with_margins(latents);
-            margins.extend(floats(lead));
-            codes
+            (codes, floats(lead))
         })?;
-        Ok((codes, margins))
+        Ok((codes, margins.concat()))
     }
 
     fn encode_pixels_observed(&self, images: &[Vec<f32>], finished: &mut dyn FnMut(&'static str)) -> Result<Codes> {

@@ -2,7 +2,6 @@
 
 use burn::{
     module::Module,
-    nn::{LayerNorm, LayerNormConfig},
     tensor::{Int, Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use crate::{
     detokenizer::{Detokenizer, DetokenizerConfig, Head},
     error::{Error, Result},
     eva_vit::{EvaVit, EvaVitConfig},
-    nn::SeedBackend,
+    nn::{LayerNorm, LayerNormConfig, SeedBackend},
     qformer::{QFormer, QFormerConfig},
     quantizer::{Quantizer, QuantizerConfig},
 };

@@ -121,9 +121,12 @@ fn decoding_can_be_stopped_and_refuses_what_does_not_fit() {
     assert!(matches!(error, Err(Error::Argument { name: "negative", .. })));
 }
 
-/// On the CPU only weights are rounded: those of a file in half precision are rounded already.
+/// On the CPU only weights are rounded: those of a file in half precision are rounded already. With bfloat16 the values that they
+/// are multiplied with may be rounded too, where the processor has instructions for it.
 #[test]
 fn a_model_stored_in_half_precision_loses_nothing_in_memory() {
+    /// Share of the codes of random weights, whose embeddings lie between many rows, that rounding changes at most.
+    const NEAR_TIES: f64 = 0.05;
     let folder = tempfile::tempdir().unwrap();
     let config = config(None);
     let network = config.model.init::<burn_flex::Flex>(&Default::default());
@@ -137,7 +140,13 @@ fn a_model_stored_in_half_precision_loses_nothing_in_memory() {
             let margins = tokenizer.encode_pixels_with_margins(&[pixels(tokenizer.as_ref())]).unwrap().1;
             (tokenizer.encode(&images).unwrap(), margins)
         };
-        assert_eq!(encode(dtype), encode(DType::F32));
+        let ((codes, margins), (want, want_margins)) = (encode(dtype), encode(DType::F32));
+        if dtype == DType::F16 {
+            assert_eq!((&codes, margins), (&want, want_margins));
+        }
+        let pairs = codes.as_slice().iter().zip(want.as_slice());
+        let differing = pairs.filter(|(code, want)| code != want).count();
+        assert!(differing as f64 <= NEAR_TIES * want.as_slice().len() as f64, "{dtype}: {differing} codes differ");
     }
 }
 
