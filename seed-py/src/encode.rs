@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Images that are decoded and encoded between two looks at whether to stop; as many as the core encodes at a time.
-const AT_ONCE: usize = 32;
+pub(crate) const AT_ONCE: usize = 32;
 
 #[pymethods]
 impl SeedTokenizer {

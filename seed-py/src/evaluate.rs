@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyList},
 };
 use seed_core::{
-    DecodeOptions,
+    Codes, DecodeOptions,
     eval::{self, CodeUsage, Reconstruction, Retrieval},
 };
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     call::{Ending, run},
+    encode::AT_ONCE,
     errors::argument,
     tokenizer::SeedTokenizer,
 };
@@ -88,7 +89,16 @@ impl SeedTokenizer {
             context.go_on()?;
             let measured = match what.as_str() {
                 "retrieval" => Measured::Retrieval(eval::retrieval(core, &data)?),
-                "codes" => Measured::Codes(eval::code_usage(&core.encode(&data.images)?)),
+                "codes" => {
+                    let (model, mut rows) = (&core.config().model, Vec::new());
+                    for images in data.images.chunks(AT_ONCE) {
+                        context.go_on()?;
+                        rows.extend_from_slice(core.encode(images)?.as_slice());
+                    }
+                    let rows = rows.chunks(model.num_queries);
+                    let codes = Codes::from_rows(rows, model.num_queries, model.codebook_size)?;
+                    Measured::Codes(eval::code_usage(&codes))
+                }
                 _ => {
                     let mut last = None;
                     let mut watch = |done, all| {
