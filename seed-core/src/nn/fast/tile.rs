@@ -213,7 +213,7 @@ instructions!(
 /// Registers of pairs, as the macro names their instructions.
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    use std::arch::x86_64::{__m512, __m512i, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_set1_epi32};
+    use std::arch::x86_64::{__m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_set1_epi32};
 
     /// # Safety
     /// 16 pairs can be read from `from` on.
@@ -234,7 +234,7 @@ mod pairs {
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) fn dot(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
         // SAFETY: 512 bits are 32 bfloat16 values, whatever they are.
-        let [a, b] = unsafe { [std::mem::transmute(a), std::mem::transmute(b)] };
+        let [a, b] = [a, b].map(|pairs| unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) });
         _mm512_dpbf16_ps(sum, a, b)
     }
 }
