@@ -43,9 +43,13 @@ class Folder(Dataset):
 class Encoder:
     """Steps 2 to 4 of SEED: pixels `[batch, 3, size, size]` to codes `[batch, queries]`."""
 
-    def __init__(self, bundle: Path):
-        self.sizes = json.loads((bundle / "config.json").read_text())["model"]
-        self.weights = {key: value.float() for key, value in load_file(bundle / "model.safetensors").items()}
+    def __init__(self, sizes: dict, weights: dict[str, Tensor]):
+        self.sizes, self.weights = sizes, weights
+
+    @classmethod
+    def load(cls, bundle: Path) -> "Encoder":
+        sizes = json.loads((bundle / "config.json").read_text())["model"]
+        return cls(sizes, {key: value.float() for key, value in load_file(bundle / "model.safetensors").items()})
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
@@ -111,7 +115,7 @@ def main() -> None:
     args = parser.parse_args()
 
     start = time.perf_counter()
-    encoder = Encoder(args.model)
+    encoder = Encoder.load(args.model)
     images = Folder(args.images, encoder.sizes["image_size"])
     loader = DataLoader(images, batch_size=args.batch_size, num_workers=args.workers)
     rows = {}
