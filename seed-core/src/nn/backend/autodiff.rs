@@ -1,0 +1,187 @@
+//! Each operation is recorded as one node, with the inner backend's fused gradient.
+
+use burn::backend::{
+    Autodiff,
+    autodiff::{
+        NodeId,
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind, unary},
+    },
+};
+use burn::tensor::{
+    FloatDType, Shape, TensorMetadata,
+    ops::{ConvOptions, FloatTensor, FloatTensorOps},
+};
+
+use super::{Groups, SeedBackend};
+
+macro_rules! unary_operation {
+    ($node:ident, $tensor:ident, $forward:ident, $backward:ident) => {{
+        #[derive(Debug)]
+        struct $node;
+
+        impl<B: SeedBackend> Backward<B, 1> for $node {
+            type State = NodeId;
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+                let input = checkpointer.retrieve_node_output(ops.state);
+                unary::<B, _>(ops.parents, ops.node, grads, |grad| B::$backward(input, grad));
+            }
+        }
+
+        match $node.prepare::<C>([$tensor.node.clone()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = prep.checkpoint(&$tensor);
+                prep.finish(state, B::$forward($tensor.primitive))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::$forward($tensor.primitive)),
+        }
+    }};
+}
+
+impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
+    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        unary_operation!(Gelu, x, fused_gelu, fused_gelu_backward)
+    }
+
+    fn fused_silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        unary_operation!(Silu, x, fused_silu, fused_silu_backward)
+    }
+
+    fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Softmax;
+
+        impl<B: SeedBackend> Backward<B, 1> for Softmax {
+            type State = FloatTensor<B>;
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let output = ops.state;
+                unary::<B, _>(ops.parents, ops.node, grads, |grad| B::fused_softmax_backward(output, grad));
+            }
+        }
+
+        let output = B::fused_softmax(x.primitive);
+        match Softmax.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(output.clone(), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Convolve;
+
+        impl<B: SeedBackend> Backward<B, 3> for Convolve {
+            type State = (FloatTensor<B>, FloatTensor<B>, ConvOptions<2>);
+
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (x, weight, options) = ops.state;
+                let grad = grads.consume::<B>(&ops.node);
+                let [to_x, to_weight, to_bias] = ops.parents;
+                if let Some(node) = to_bias {
+                    let [batch, channels, height, width] = grad.shape().dims();
+                    let sums = B::float_reshape(grad.clone(), Shape::new([batch, channels, height * width]));
+                    let sums = B::float_sum_dim(B::float_sum_dim(sums, 2), 0);
+                    grads.register::<B>(node.id, B::float_reshape(sums, Shape::new([channels])));
+                }
+                if let Some(node) = to_x {
+                    let input = (x.clone(), weight.clone(), grad.clone(), options.clone());
+                    let input = B::fused_conv2d_input_gradient(input.0, input.1, input.2, input.3);
+                    grads.register::<B>(node.id, input);
+                }
+                if let Some(node) = to_weight {
+                    grads.register::<B>(node.id, B::fused_conv2d_weight_gradient(x, weight, grad, options));
+                }
+            }
+        }
+
+        // A bias of zeros that is not tracked stands for none: the node has three parents in any case.
+        let channels = weight.primitive.shape()[0];
+        let device = Self::float_device(&x);
+        let zeros = || Self::float_zeros(Shape::new([channels]), &device, FloatDType::F32);
+        let bias = bias.unwrap_or_else(zeros);
+        let nodes = [x.node, weight.node, bias.node];
+        let (x, weight, bias) = (x.primitive, weight.primitive, Some(bias.primitive));
+        let output = B::fused_conv2d(x.clone(), weight.clone(), bias, options.clone());
+        match Convolve.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, weight, options), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
+    fn fused_group_norm(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: Groups,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct GroupNorm;
+
+        impl<B: SeedBackend> Backward<B, 3> for GroupNorm {
+            type State = (FloatTensor<B>, FloatTensor<B>, Groups);
+
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (x, scale, groups) = ops.state;
+                let grad = grads.consume::<B>(&ops.node);
+                let gradients = B::fused_group_norm_backward(x, scale, grad, groups);
+                for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+                    if let Some(node) = parent {
+                        grads.register::<B>(node.id, gradient);
+                    }
+                }
+            }
+        }
+
+        let (x_value, scale_value) = (x.primitive.clone(), scale.primitive.clone());
+        let output = B::fused_group_norm(x.primitive, scale.primitive, shift.primitive, groups);
+        match GroupNorm.prepare::<C>([x.node, scale.node, shift.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x_value, scale_value, groups), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
+    fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct SplitHeads;
+
+        impl<B: SeedBackend> Backward<B, 1> for SplitHeads {
+            type State = ();
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                unary::<B, _>(ops.parents, ops.node, grads, B::fused_merge_heads);
+            }
+        }
+
+        let output = B::fused_split_heads(x.primitive, heads);
+        SplitHeads.prepare::<C>([x.node]).compute_bound().stateless(output)
+    }
+
+    fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct MergeHeads;
+
+        impl<B: SeedBackend> Backward<B, 1> for MergeHeads {
+            type State = usize;
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let heads = ops.state;
+                unary::<B, _>(ops.parents, ops.node, grads, |grad| B::fused_split_heads(grad, heads));
+            }
+        }
+
+        let [_, heads, _, _] = x.primitive.shape().dims();
+        let output = B::fused_merge_heads(x.primitive);
+        match MergeHeads.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(heads, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+}
