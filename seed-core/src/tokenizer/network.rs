@@ -325,8 +325,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        checkpoint::{self, Files, Weights},
+        checkpoint::{self, DType, Files, Weights},
         device::every_backend::on_every_backend,
+        tokenizer::{ConvertOptions, convert},
     };
 
     /// Largest difference allowed, relative to the largest value: a few float32 roundings of sums of about 100 terms.
@@ -337,9 +338,30 @@ mod tests {
         let files = Files::folder(folder);
         let config: SeedConfig = files.json("config.json").unwrap();
         config.validate("config.json").unwrap();
-        let weights = files.weights("model.safetensors").unwrap();
+        let bundle = tempfile::tempdir().unwrap();
+        let weights = official(&files, &config, bundle.path()).weights("model.safetensors").unwrap();
         let network = checkpoint::load(config.init(&Default::default()), &weights, &SeedNetwork::<B>::KEYS).unwrap();
         (files, network)
+    }
+
+    /// Weights of a case: its own, or what converting its files in the official layout makes.
+    fn official(files: &Files, config: &SeedConfig, bundle: &std::path::Path) -> Files {
+        if files.exists("model.safetensors") {
+            return files.clone();
+        }
+        let existing = |name: &str| files.exists(name).then(|| files.describe(name).into());
+        let options = ConvertOptions {
+            name: "golden".to_owned(),
+            quantizer: existing("seed_quantizer.pt").or(existing("seed_tokenizer.pth")).unwrap(),
+            vit: existing("eva_vit_g.pth"),
+            qformer: existing("causal_qformer.pth"),
+            decoder: None,
+            config: Some(config.clone()),
+            image_size: None,
+            dtype: DType::F32,
+        };
+        convert(&options, bundle).unwrap();
+        Files::folder(bundle)
     }
 
     fn case<B: SeedBackend, const D: usize>(cases: &Weights, name: &str) -> Tensor<B, D> {

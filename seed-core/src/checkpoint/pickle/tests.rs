@@ -55,20 +55,18 @@ fn check_model(folder: &str, name: &str, prefix: &str, absent: &[&str]) -> usize
 
 #[test]
 fn released_checkpoints_hold_the_models_tensors() {
-    for folder in ["seed2-mlp", "seed2-qformer"] {
-        let vit = open(&format!("{folder}/eva_vit_g.pth"));
-        assert_eq!((vit.keys().len(), vit.get("cls_token").unwrap().dtype), (56, Dtype::F16));
-        // The file has a block more than the model uses.
-        assert_eq!(check_model(folder, "eva_vit_g.pth", "visual_encoder.", &["blocks.3."]), 43);
-    }
+    let vit = open("seed2-mlp/eva_vit_g.pth");
+    assert_eq!((vit.keys().len(), vit.get("cls_token").unwrap().dtype), (56, Dtype::F16));
+    // The file has a block more than the model uses.
+    assert_eq!(check_model("seed2-mlp", "eva_vit_g.pth", "visual_encoder.", &["blocks.3."]), 43);
     let position_ids = ["Qformer.bert.embeddings.position_ids"];
     assert_eq!(check_model("seed2-mlp", "seed_quantizer.pt", "", &position_ids), 153);
-    assert_eq!(check_model("seed2-qformer", "seed_quantizer.pt", "", &position_ids), 237);
     let positions = open("seed2-mlp/seed_quantizer.pt").integers(position_ids[0]).unwrap();
     assert_eq!(positions, (0..512).collect::<Vec<_>>());
-
-    assert_eq!(check_model("seed1", "causal_qformer.pth", "", &[]), 132);
-    assert_eq!(check_model("seed1", "seed_tokenizer.pth", "", &[]), 81);
+    // What the others hold is checked by the networks that they make.
+    assert_eq!(open("seed2-qformer/seed_quantizer.pt").keys().len(), 238);
+    assert_eq!(open("seed1/seed_tokenizer.pth").keys().len(), 81);
+    assert_eq!(open("seed1/causal_qformer.pth").keys().len(), 132);
     assert_eq!(skipped(&open("seed1/causal_qformer.pth")), ["epoch (int)"]);
 }
 
