@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python stubs test-wgpu demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python test-engines wheel stubs test-wgpu demo bench
 
 check: fmt-check clippy doc test
 
@@ -37,11 +37,23 @@ target/peers/ready: tests/peers/requirements.txt
 	touch target/peers/ready
 
 # The Python package: its wheel, installed into a virtual environment of its own, and its tests there.
-test-python: target/python/ready
-	rm -rf target/python/wheels
-	target/python/bin/maturin build --release --quiet --manifest-path seed-py/Cargo.toml --out target/python/wheels
+test-python: wheel
 	target/python/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps target/python/wheels/*.whl
 	cd seed-py && ../target/python/bin/python -B -m pytest
+
+wheel: target/python/ready
+	rm -rf target/python/wheels
+	target/python/bin/maturin build --release --quiet --manifest-path seed-py/Cargo.toml --out target/python/wheels
+
+# The same wheel beside Ray, datasets, Spark and Daft, in a virtual environment of their own. Spark needs Java, 17 or later.
+test-engines: wheel target/engines/ready
+	target/engines/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps target/python/wheels/*.whl
+	cd seed-py && ../target/engines/bin/python -B -m pytest tests/engines
+
+target/engines/ready: seed-py/tests/engines/requirements.txt
+	python3 -m venv --clear target/engines
+	target/engines/bin/pip install -q --disable-pip-version-check -r seed-py/tests/engines/requirements.txt
+	touch target/engines/ready
 
 # The package's type stub, of the wheel that test-python installed. (A new one is part of the wheel: test again.)
 stubs:
