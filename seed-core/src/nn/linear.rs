@@ -45,7 +45,7 @@ impl LinearConfig {
 }
 
 /// What follows a product and its bias.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Then<T> {
     /// Nothing.
     Nothing,

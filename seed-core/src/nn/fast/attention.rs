@@ -6,7 +6,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{
-    panels::{Matrix, Panel},
+    panels::{Matrix, Panel, panels},
     tile::{COLUMNS, Kernel, ROWS, Tile},
 };
 use crate::nn::kernels;
@@ -112,7 +112,7 @@ impl Task<'_> {
         let Self { kernel, query, key, value, head_dim, scale, mask } = *self;
         let keys = Matrix::new(key.values, [1, key.stride]); // [head_dim, tokens]
         let values = Matrix::new(value.values, [value.stride, 1]); // [tokens, head_dim]
-        let (key_panels, value_panels) = (keys.panels(key.tokens, kernel), values.panels(head_dim, kernel));
+        let (key_panels, value_panels) = (panels(key.tokens, kernel), panels(head_dim, kernel));
         pack(keys, head_dim, &key_panels, &mut scratch.keys);
         pack(values, value.tokens, &value_panels, &mut scratch.values);
         let by_query = key.tokens.next_multiple_of(kernel.columns().max(LANES));

@@ -1,8 +1,8 @@
 //! The layers of transformers on the CPU, without what plain tensor operations pay for: no copies between heads, no matrix
 //! of all scores; bias, GELU and residual are added while a result is still in the first cache.
 //!
-//! Everything stands on one small matrix product, [`tile`], which holds the unsafe code of the crate but for one line of [`product`]. Processors
-//! without its instructions, other types than float32, and `SEED_KERNELS=plain` in the environment take the plain tensor
+//! Everything stands on one small matrix product, [`tile`], which holds the unsafe code of the crate but
+//! for one line of [`product`]. Processors without its instructions, other types than float32, and `SEED_KERNELS=plain` in the environment take the plain tensor
 //! operations, which are also what the tests compare with.
 //!
 //! Each value is one chain of multiply-adds in the order of the inner axis, so results depend neither on the batch nor on
@@ -57,9 +57,9 @@ pub(super) fn linear<const D: usize>(
         Then::Nothing | Then::Gelu => None,
     };
     let then = match (then, &residual) {
-        (_, Some(residual)) => product::Then::Add(residual.storage()),
-        (Then::Gelu, None) => product::Then::Gelu,
-        _ => product::Then::Nothing,
+        (_, Some(residual)) => Then::Add(residual.storage()),
+        (Then::Gelu, None) => Then::Gelu,
+        _ => Then::Nothing,
     };
     let rows = shape.num_elements() / inner.max(1);
     let bias = bias.as_ref().map(|bias| bias.storage());

@@ -14,8 +14,17 @@ pub(super) struct Panel {
     pub(super) first: usize,
     /// How many there are.
     pub(super) columns: usize,
-    /// How many there are with the zeros that fill a tile.
+    /// How many there are with those that fill a tile.
     pub(super) width: usize,
+}
+
+/// The panels that `columns` columns make: full ones, and one of half the width where that is enough for the rest.
+pub(super) fn panels(columns: usize, kernel: Kernel) -> Vec<Panel> {
+    let panel = |first: usize| {
+        let columns = kernel.columns().min(columns - first);
+        Panel { first, columns, width: kernel.width(columns) }
+    };
+    (0..columns).step_by(kernel.columns()).map(panel).collect()
 }
 
 /// A matrix `[inner, columns]` in memory, of any strides and floating type.
@@ -57,15 +66,6 @@ impl<'a> Matrix<'a> {
     /// Whether its values are bfloat16.
     pub(in crate::nn) fn is_bf16(self) -> bool {
         matches!(self.values, Values::Bf16(_))
-    }
-
-    /// The panels that `columns` columns make: full ones, and one of half the width where that is enough for the rest.
-    pub(super) fn panels(self, columns: usize, kernel: Kernel) -> Vec<Panel> {
-        let panel = |first: usize| {
-            let columns = kernel.columns().min(columns - first);
-            Panel { first, columns, width: kernel.width(columns) }
-        };
-        (0..columns).step_by(kernel.columns()).map(panel).collect()
     }
 
     /// Writes the columns of a panel as `[inner, width]`; what is beyond them does not matter.
