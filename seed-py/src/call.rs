@@ -142,7 +142,7 @@ fn start<T: Send + 'static, P: Send + 'static>(
 
 /// Refuses to compute in a process that was forked from one that did: the threads that compute were not copied, and
 /// waiting for them would never end.
-fn refuse_forks(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn refuse_forks(py: Python<'_>) -> PyResult<()> {
     let own = process::id();
     match OWNER.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => Ok(()),

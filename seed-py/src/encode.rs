@@ -44,7 +44,7 @@ impl SeedTokenizer {
         images: &Bound<'py, PyAny>,
         return_margins: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Inputs { images, single } = images::take(images)?;
+        let Inputs { images, single } = images::take(images, Some(self.core.preprocessor()))?;
         let (core, limits) = (Arc::clone(&self.core), self.wanted.limits.clone());
         let (codes, margins) = compute(py, move |context| {
             encode(core.as_ref(), images.len(), return_margins, context, &|range| {
@@ -89,7 +89,7 @@ impl SeedTokenizer {
     /// Returns:
     ///     NDArray[np.float32]: [images, 3, size, size], or [3, size, size] of an image that is not in a list.
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let Inputs { images, single } = images::take(images)?;
+        let Inputs { images, single } = images::take(images, Some(self.core.preprocessor()))?;
         let (core, limits, size) = (Arc::clone(&self.core), self.wanted.limits.clone(), self.image_size());
         let count = images.len();
         let pixels: Vec<Vec<f32>> = compute(py, move |_| prepare(core.as_ref(), &images, &limits))?;
@@ -119,7 +119,7 @@ impl SeedTokenizer {
             "generation" => true,
             _ => return Err(argument(py, "kind", kind, "embeddings are causal or generation")),
         };
-        let Inputs { images, single } = images::take(images)?;
+        let Inputs { images, single } = images::take(images, Some(self.core.preprocessor()))?;
         let (core, limits) = (Arc::clone(&self.core), self.wanted.limits.clone());
         let features = compute(py, move |context| {
             let embed = |pixels: &[Vec<f32>]| match generation {
@@ -191,10 +191,9 @@ impl SeedTokenizer {
     /// Returns:
     ///     float: Seconds.
     fn _seconds_of_core(&self, py: Python<'_>, images: &Bound<'_, PyAny>) -> PyResult<f64> {
-        let Inputs { images, .. } = images::take(images)?;
+        let Inputs { images, .. } = images::take(images, None)?;
         let (core, limits) = (Arc::clone(&self.core), self.wanted.limits.clone());
-        let load = |input: &Input| Ok(input.load(&limits)?.into_owned());
-        let images = images.iter().map(load).collect::<Result<Vec<_>>>().raised(py)?;
+        let images = images.iter().map(|input| input.load(&limits)).collect::<Result<Vec<_>>>().raised(py)?;
         py.detach(|| {
             let start = Instant::now();
             core.encode(&images).map(|_| start.elapsed().as_secs_f64())
@@ -205,7 +204,7 @@ impl SeedTokenizer {
 
 /// Reads, decodes and preprocesses images, side by side.
 fn prepare(core: &dyn Core, images: &[Input], limits: &Limits) -> Result<Vec<Vec<f32>>> {
-    images.par_iter().map(|input| Ok(core.preprocessor().apply(input.load(limits)?.as_ref()))).collect()
+    images.par_iter().map(|input| input.prepare(core.preprocessor(), limits)).collect()
 }
 
 /// Features as `float32`.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use numpy::{PyArrayDescrMethods as _, PyArrayDyn, PyArrayMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
+use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::{
     intern,
     prelude::*,
@@ -14,10 +14,13 @@ use pyo3::{
 };
 use seed_core::{
     Result,
-    pixels::{self, Limits, RgbImage},
+    pixels::{self, Limits, Preprocessor, RgbBuffer, RgbImage},
 };
 
-use crate::errors::{argument, because, raise};
+use crate::{
+    errors::{argument, because, raise},
+    pixels::{Lying, Pile},
+};
 
 /// What is accepted, for messages.
 const ACCEPTED: &str =
@@ -29,16 +32,30 @@ pub(crate) enum Input {
     /// Bytes of a file, and how messages call it.
     File(PyBackedBytes, String),
     Rgb(RgbImage),
+    /// What Pillow holds, in bytes that do not change.
+    Bytes(RgbBuffer<PyBackedBytes>),
 }
 
 impl Input {
     /// Reads and decodes.
-    pub(crate) fn load(&self, limits: &Limits) -> Result<std::borrow::Cow<'_, RgbImage>> {
-        use std::borrow::Cow;
+    pub(crate) fn load(&self, limits: &Limits) -> Result<RgbImage> {
         match self {
-            Self::Path(path) => pixels::open(path, limits).map(Cow::Owned),
-            Self::File(bytes, name) => pixels::decode(bytes, name, limits).map(Cow::Owned),
-            Self::Rgb(image) => Ok(Cow::Borrowed(image)),
+            Self::Path(path) => pixels::open(path, limits),
+            Self::File(bytes, name) => pixels::decode(bytes, name, limits),
+            Self::Rgb(image) => Ok(image.clone()),
+            Self::Bytes(image) => {
+                let (width, height) = image.dimensions();
+                Ok(RgbImage::from_raw(width, height, image.as_raw().to_vec()).expect("a copy of as many bytes"))
+            }
+        }
+    }
+
+    /// What the network reads of it.
+    pub(crate) fn prepare(&self, preprocessor: &Preprocessor, limits: &Limits) -> Result<Vec<f32>> {
+        match self {
+            Self::Path(_) | Self::File(..) => Ok(preprocessor.apply(&self.load(limits)?)),
+            Self::Rgb(image) => Ok(preprocessor.apply(image)),
+            Self::Bytes(image) => Ok(preprocessor.apply(image)),
         }
     }
 }
@@ -50,8 +67,10 @@ pub(crate) struct Inputs {
     pub(crate) single: bool,
 }
 
-/// Takes an image, or any iterable of images. An array of four dimensions is several.
-pub(crate) fn take(images: &Bound<'_, PyAny>) -> PyResult<Inputs> {
+/// Takes an image, or any iterable of images. An array of four dimensions is several. Large arrays are taken in the size that
+/// `preprocessor` makes of them, if one is given.
+pub(crate) fn take(images: &Bound<'_, PyAny>, preprocessor: Option<&Preprocessor>) -> PyResult<Inputs> {
+    let several = |images| several(images, preprocessor);
     if images.is_instance_of::<PyList>() || images.is_instance_of::<PyTuple>() {
         return several(images);
     }
@@ -63,7 +82,11 @@ pub(crate) fn take(images: &Bound<'_, PyAny>) -> PyResult<Inputs> {
             // Of objects: a column of a table.
             _ if array.dtype().kind() == b'O' => several(array.as_any()),
             4 => several(array.as_any()),
-            _ => Ok(Inputs { images: vec![from_array(&array, 0)?], single: true }),
+            _ => {
+                let mut pile = Pile::new(images.py(), preprocessor);
+                pile.lay(Lying::new(&array, 0)?)?;
+                Ok(Inputs { images: pile.take()?, single: true })
+            }
         };
     }
     match images.try_iter() {
@@ -72,20 +95,19 @@ pub(crate) fn take(images: &Bound<'_, PyAny>) -> PyResult<Inputs> {
     }
 }
 
-fn several(images: &Bound<'_, PyAny>) -> PyResult<Inputs> {
-    let mut taken = Vec::new();
+fn several(images: &Bound<'_, PyAny>, preprocessor: Option<&Preprocessor>) -> PyResult<Inputs> {
+    let mut pile = Pile::new(images.py(), preprocessor);
     for (index, image) in images.try_iter()?.enumerate() {
         let image = image?;
-        let input = match take_one(&image, index)? {
-            Some(input) => input,
+        match take_one(&image, index)? {
+            Some(input) => pile.add(input),
             None => match as_array(&image)? {
-                Some(array) => from_array(&array, index)?,
+                Some(array) => pile.lay(Lying::new(&array, index)?)?,
                 None => return Err(refuse(&image, index)),
             },
-        };
-        taken.push(input);
+        }
     }
-    Ok(Inputs { images: taken, single: false })
+    Ok(Inputs { images: pile.take()?, single: false })
 }
 
 /// An image that is no array.
@@ -108,7 +130,7 @@ fn take_one(image: &Bound<'_, PyAny>, index: usize) -> PyResult<Option<Input>> {
         return from_mapping(image, index).map(Some);
     }
     if is_pil(image)? {
-        return from_pil(image).map(|image| Some(Input::Rgb(image)));
+        return from_pil(image).map(|image| Some(Input::Bytes(image)));
     }
     if image.hasattr(intern!(py, "read"))? {
         let name = image.getattr(intern!(py, "name")).and_then(|name| name.extract::<String>());
@@ -153,13 +175,16 @@ fn is_pil(image: &Bound<'_, PyAny>) -> PyResult<bool> {
 }
 
 /// Pillow converts: what it makes of a file in whatever mode is what the codes are defined by.
-fn from_pil(image: &Bound<'_, PyAny>) -> PyResult<RgbImage> {
+fn from_pil(image: &Bound<'_, PyAny>) -> PyResult<RgbBuffer<PyBackedBytes>> {
     let py = image.py();
     let is_rgb = image.getattr(intern!(py, "mode"))?.extract::<PyBackedStr>()?.as_bytes() == b"RGB";
     let image = if is_rgb { image.clone() } else { image.call_method1(intern!(py, "convert"), ("RGB",))? };
     let (width, height): (u32, u32) = image.getattr(intern!(py, "size"))?.extract()?;
     let bytes: PyBackedBytes = image.call_method0(intern!(py, "tobytes"))?.extract()?;
-    rgb(py, width, height, bytes.to_vec())
+    let length = bytes.len();
+    RgbBuffer::from_raw(width, height, bytes)
+        .filter(|_| width > 0 && height > 0)
+        .ok_or_else(|| argument(py, "image", format!("{width} x {height}"), format!("it has {length} bytes")))
 }
 
 /// The array behind an object, through the array protocol or DLPack.
@@ -185,52 +210,6 @@ fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUnt
         because(py, error, raise(py, "InputTypeError", &message))
     })?;
     Ok(Some(array.cast_into()?))
-}
-
-/// Pixels of height x width, x height x width x 1, 3 or 4: grey, RGB, or RGB with an alpha that is dropped.
-fn from_array(array: &Bound<'_, PyUntypedArray>, index: usize) -> PyResult<Input> {
-    let py = array.py();
-    let shape = array.shape().to_vec();
-    let fail = |reason: &str| {
-        let value = format!("an array of {} {shape:?}", array.dtype());
-        argument(py, "image", format!("{value} at {index}"), reason)
-    };
-    let Ok(bytes) = array.cast::<PyArrayDyn<u8>>() else {
-        return Err(fail(
-            "pixels are uint8, from 0 to 255, height x width x 3; what is normalised already goes to encode_pixels",
-        ));
-    };
-    let (height, width, channels) = match shape[..] {
-        [height, width] => (height, width, 1),
-        [height, width, channels @ (1 | 3 | 4)] => (height, width, channels),
-        [1 | 3 | 4, _, _] => {
-            return Err(fail(
-                "channels are last, height x width x 3; call permute(1, 2, 0) or numpy.moveaxis(x, 0, -1)",
-            ));
-        }
-        _ => return Err(fail("an image is height x width x 3")),
-    };
-    let read = bytes.readonly();
-    // A view with strides, and an array in Fortran's order, are read in the order of their axes.
-    let owned: Vec<u8> = match read.as_slice() {
-        Ok(bytes) if array.is_c_contiguous() => bytes.to_vec(),
-        _ => read.as_array().iter().copied().collect(),
-    };
-    let pixels = match channels {
-        1 => owned.iter().flat_map(|&level| [level; 3]).collect(),
-        3 => owned,
-        _ => owned.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
-    };
-    match (u32::try_from(width), u32::try_from(height)) {
-        (Ok(width @ 1..), Ok(height @ 1..)) => rgb(py, width, height, pixels).map(Input::Rgb),
-        _ => Err(fail("it has no pixels")),
-    }
-}
-
-fn rgb(py: Python<'_>, width: u32, height: u32, pixels: Vec<u8>) -> PyResult<RgbImage> {
-    let length = pixels.len();
-    RgbImage::from_raw(width, height, pixels)
-        .ok_or_else(|| argument(py, "image", format!("{width} x {height}"), format!("it has {length} bytes")))
 }
 
 fn refuse(object: &Bound<'_, PyAny>, index: usize) -> PyErr {

@@ -6,6 +6,7 @@
 //! | `encode`, `decode`, `dataset`, `evaluate` | its methods |
 //! | `model` | a name, folder or repository -> the model that is opened |
 //! | `images` | whatever Python calls an image -> RGB |
+//! | `pixels` | its arrays: copied, or resized where they lie |
 //! | `arrays` | codes and images to and from numpy and Pillow |
 //! | `call` | one long call: interpreter released, Ctrl-C, progress, panics, fork |
 //! | `errors` | errors of the core -> exceptions |
@@ -25,6 +26,7 @@ mod errors;
 mod evaluate;
 mod images;
 mod model;
+mod pixels;
 mod tokenizer;
 mod train;
 

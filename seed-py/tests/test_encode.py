@@ -103,6 +103,26 @@ def test_many_images_are_split_and_none_are_none(seed: SeedTokenizer, arrays: li
     assert seed.encode([]).shape == (0, 32)
 
 
+def test_large_arrays_are_what_their_files_are(seed: SeedTokenizer) -> None:
+    """More than are resized at a time, between others that are copied; the caller's memory stays as it was."""
+    rng = np.random.default_rng(1)
+    large = [rng.integers(0, 256, (500 + i, 640 - i, 3), np.uint8) for i in range(36)]
+    kept = [array.copy() for array in large]
+    assert sum(array.nbytes for array in large) > 32 << 20
+    mixed: list[object] = [*large, large[0][:, ::2], large[1][..., :1], large[2][:40, :40], Image.fromarray(large[3])]
+    found = seed.encode(mixed)
+    as_files = []
+    for image in mixed:
+        png = io.BytesIO()
+        array = np.asarray(image)
+        Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(png, format="PNG", compress_level=0)
+        as_files.append(png.getvalue())
+    np.testing.assert_array_equal(found, seed.encode(as_files))
+    np.testing.assert_array_equal(seed.encode(large[0]), found[0])
+    for array, before in zip(large, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
 def test_grey_is_three_equal_channels(seed: SeedTokenizer) -> None:
     grey = np.arange(64 * 48, dtype=np.uint32).reshape(64, 48).astype(np.uint8)
     colour = np.repeat(grey[..., None], 3, axis=2)

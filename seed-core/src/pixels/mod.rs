@@ -20,15 +20,14 @@ pub mod sheet;
 mod tiff;
 mod webp;
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, ops::Deref, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 pub use decode::{Limits, decode, open};
 pub use image::RgbImage;
 pub use png::{to_png, write_png, write_png_with_text};
-pub use resize::{Filter, resize};
+pub use resize::{Filter, RgbBuffer, resize};
 
 use crate::error::{Error, Result};
 
@@ -102,11 +101,16 @@ impl Preprocessor {
         Self { size, filter, mean: CLIP_MEAN, std: CLIP_STD }
     }
 
+    /// The first half of [`apply`](Self::apply), which does nothing more to what it gives: an image of `size` x `size` pixels.
+    pub fn resize<P: Deref<Target = [u8]>>(&self, image: &RgbBuffer<P>) -> RgbImage {
+        resize(image, self.size, self.size, self.filter)
+    }
+
     /// Resizes and normalizes one image -> `[3, size, size]`, channel after channel.
     ///
     /// The float32 operations are torchvision's, in its order: `x / 255`, then `- mean`, then `/ std`.
-    pub fn apply(&self, image: &RgbImage) -> Vec<f32> {
-        let resized = resize(image, self.size, self.size, self.filter);
+    pub fn apply<P: Deref<Target = [u8]>>(&self, image: &RgbBuffer<P>) -> Vec<f32> {
+        let resized = self.resize(image);
         let area = (resized.width() * resized.height()) as usize;
         let mut values = Vec::with_capacity(3 * area);
         for channel in 0..3 {

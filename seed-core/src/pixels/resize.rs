@@ -12,7 +12,9 @@
 //! Horizontal first, then vertical, with 8 bits between the two; a direction that keeps its size is skipped. Sums are
 //! 32-bit integers, so neither their order nor the number of threads changes a result.
 
-use image::RgbImage;
+use std::ops::Deref;
+
+use image::{ImageBuffer, Rgb, RgbImage};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -55,12 +57,15 @@ impl Filter {
     }
 }
 
+/// RGB pixels in memory that somebody else may own; [`RgbImage`] is one that owns its own.
+pub type RgbBuffer<P> = ImageBuffer<Rgb<u8>, P>;
+
 /// The image in another size.
 ///
 /// # Panics
 /// When `width` or `height` is 0, or the image is empty.
-pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
-    assert!(width > 0 && height > 0 && !image.is_empty(), "an empty image cannot be resized");
+pub fn resize<P: Deref<Target = [u8]>>(image: &RgbBuffer<P>, width: u32, height: u32, filter: Filter) -> RgbImage {
+    assert!(width > 0 && height > 0 && !image.as_raw().is_empty(), "an empty image cannot be resized");
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     let (to_width, to_height) = (width as usize, height as usize);
     let rows = Weights::new(from_height, to_height, filter);
