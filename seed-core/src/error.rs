@@ -97,6 +97,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tokenizer's file that the tokens of images cannot be added to.
+    #[error("{} cannot take the tokens of images: {reason}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong or in the way, and the way out.
+        reason: String,
+    },
     /// A folder that is not a model bundle, or lacks a part.
     #[error("{} is not a usable model bundle: {reason}", path.display())]
     Bundle {

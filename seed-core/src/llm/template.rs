@@ -187,6 +187,11 @@ impl Template {
         self.code_ids().contains(&id).then(|| (id - self.config.offset) as u16)
     }
 
+    /// Whether an id is a token of images: a code or a mark.
+    pub fn is_token(&self, id: u32) -> bool {
+        self.code_ids().contains(&id) || [self.config.begin_id, self.config.end_id].contains(&id)
+    }
+
     /// The largest id of a token, which a vocabulary must have.
     pub fn last_id(&self) -> u32 {
         (self.code_ids().end - 1).max(self.config.begin_id).max(self.config.end_id)
