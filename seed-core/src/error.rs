@@ -86,9 +86,9 @@ pub enum Error {
         reason: String,
     },
     /// An image that a language model wrote, and that is none.
-    #[error("image {image} of the reply, at {unit} {at}, is broken: {reason}")]
+    #[error("image {image}, at {unit} {at}, is broken: {reason}")]
     ImageBlock {
-        /// Its number among the images of the reply, from 0.
+        /// Its number among those of the text, from 0.
         image: usize,
         /// Where it begins, from 0.
         at: usize,

@@ -20,6 +20,7 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Error::CodeOutOfRange { .. } | Error::CodeCount { .. } | Error::CodesText { .. } | Error::ImageBlock { .. } => {
             "CodesError"
         }
+        Error::Vocabulary { .. } => "VocabularyError",
         Error::Bundle { path, .. } if path.is_absolute() && !path.exists() => "MissingFileError",
         Error::Bundle { .. } => "BundleError",
         Error::Config { .. } => "ConfigError",

@@ -10,6 +10,7 @@
 //! | `call` | one long call: interpreter released, Ctrl-C, progress, panics, fork |
 //! | `errors` | errors of the core -> exceptions |
 //! | `train`, `convert` | the functions of those names |
+//! | `llm` | what `seed_tokenizer.llm` is made of |
 //! | `command` | the command line |
 //!
 //! Docstrings are in Google's style and name the type of every argument; `stubs.py` makes `_native.pyi` of them.
@@ -24,6 +25,7 @@ mod encode;
 mod errors;
 mod evaluate;
 mod images;
+mod llm;
 mod model;
 mod tokenizer;
 mod train;
@@ -41,6 +43,10 @@ mod _native {
     use crate::dataset::verify_dataset;
     #[pymodule_export]
     use crate::errors::_panic;
+    #[pymodule_export]
+    use crate::llm::{
+        _Packer, _Reader, _restore_template, Constraint, Template, extend_tokenizer, offset_for, render_prompt,
+    };
     #[pymodule_export]
     use crate::tokenizer::{_restore, SeedTokenizer};
     #[pymodule_export]

@@ -7,9 +7,14 @@
 //!
 //! Text between images is free, but for the marks and the beginnings of codes: those are tokens, and are not to be spelled out.
 
-use std::{collections::VecDeque, fmt::Write as _};
+use std::{
+    collections::VecDeque,
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use super::Template;
+use crate::error::{Error, Result};
 
 /// What a model's reply may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +23,31 @@ pub enum Reply {
     Image,
     /// Text and images in any order.
     Interleaved,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Image => "image",
+            Self::Interleaved => "interleaved",
+        })
+    }
+}
+
+impl FromStr for Reply {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "image" => Ok(Self::Image),
+            "interleaved" => Ok(Self::Interleaved),
+            _ => Err(Error::Argument {
+                name: "reply",
+                value: name.to_owned(),
+                reason: "replies are image (one image and nothing else) and interleaved (text and images)".to_owned(),
+            }),
+        }
+    }
 }
 
 /// The grammar for llguidance, in its form of Lark.

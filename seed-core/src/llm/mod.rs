@@ -27,4 +27,4 @@ pub use packing::{IGNORED, PackOptions, Packer, Part, Segment, Sequence, Tokens}
 pub use parser::{Fault, IdParser, Mode, Piece, TextParser};
 pub use prompt::Prompt;
 pub use template::{Template, TemplateConfig, Token};
-pub use vocabulary::{Extended, extend_tokenizer};
+pub use vocabulary::{Extended, extend_tokenizer, offset_for};

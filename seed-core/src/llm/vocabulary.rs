@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Prompt, Template,
+    Prompt, Template, TemplateConfig,
     json::{Object, append},
+    spelling::Spelling,
     template::Token,
 };
 use crate::{
@@ -65,17 +66,11 @@ pub struct Extended {
 pub fn extend_tokenizer(folder: &Path, out: &Path, template: &Template, chat: Option<Prompt>) -> Result<Extended> {
     let path = folder.join(TOKENIZER);
     let fail = |reason: String| Error::Vocabulary { path: path.clone(), reason };
-    if !path.is_file() {
-        return Err(fail(
-            "there is none; give the folder of a fast tokenizer, as AutoTokenizer's save_pretrained writes it"
-                .to_owned(),
-        ));
-    }
+    let text = existing(&path)?;
     std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.to_owned(), source })?;
     if same(folder, out) {
         return Err(fail("the result must go to another folder, so that this one stays as it is".to_owned()));
     }
-    let text = read(&path)?;
     let object = Object::read(&text).map_err(fail)?;
     let mut vocabulary = Vocabulary::read(&text).map_err(fail)?;
     let missing = vocabulary.missing(template).map_err(fail)?;
@@ -111,6 +106,27 @@ pub fn extend_tokenizer(folder: &Path, out: &Path, template: &Template, chat: Op
     }
     let present = template.vocabulary().len() - missing.len();
     Ok(Extended { added: missing.len(), present, vocabulary: vocabulary.next as usize, files: names })
+}
+
+/// The id that code 0 has in the tokenizer of `folder`, or that it would get if the tokens were added.
+///
+/// # Errors
+/// [`Error::Vocabulary`] for files that are no tokenizer's; [`Error::Read`].
+pub fn offset_for(folder: &Path, config: &TemplateConfig) -> Result<u32> {
+    let path = folder.join(TOKENIZER);
+    let fail = |reason| Error::Vocabulary { path: path.clone(), reason };
+    let vocabulary = Vocabulary::read(&existing(&path)?).map_err(fail)?;
+    let first = vocabulary.added.get(&Spelling::parse(&config.token)?.write(0));
+    Ok(first.map_or(vocabulary.next, |token| token.id))
+}
+
+/// The text of a tokenizer's file.
+fn existing(path: &Path) -> Result<String> {
+    if path.is_file() {
+        return read(path);
+    }
+    let reason = "there is none; give the folder of a fast tokenizer, as AutoTokenizer's save_pretrained writes it";
+    Err(Error::Vocabulary { path: path.to_owned(), reason: reason.to_owned() })
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -93,6 +93,8 @@ fn a_second_time_adds_nothing() {
     extend_tokenizer(from.path(), once.path(), &template(5), Some(Prompt::SeedLlama14b)).unwrap();
     let marks = json!([{"content": "<img>"}, "</img>"]);
     assert_eq!(once.json(SPECIAL), json!({"bos_token": "<s>", "additional_special_tokens": marks}));
+    let config = template(0).config().clone();
+    assert_eq!([&from, &once].map(|folder| offset_for(folder.path(), &config).unwrap()), [5, 5]);
     let again = extend_tokenizer(once.path(), twice.path(), &template(5), Some(Prompt::SeedLlama14b)).unwrap();
     assert_eq!((again.added, again.present, again.vocabulary), (0, 5, 10));
     for name in [TOKENIZER, CONFIG, SPECIAL, ADDED, CHAT] {
