@@ -1,5 +1,6 @@
 """Images inside language models: text and ids, replies, packing, masks."""
 
+import inspect
 import pickle
 from typing import Any
 
@@ -188,3 +189,5 @@ def test_sampling_as_vllm_does() -> None:
     for prompt, output, allowed in (([5], [], [14]), ([5, 14], [10], [10, 11, 12, 13]), ((5,), (14, 10, 11, 15), [2])):
         assert np.flatnonzero(np.isfinite(processor(prompt, output, logits))).tolist() == allowed
     assert np.isfinite(logits).all(), "what was given stays as it is"
+    # vLLM gives the prompt to those that take three arguments.
+    assert len(inspect.signature(processor).parameters) == 3
