@@ -105,6 +105,15 @@ def literal(value: object) -> str:
     return '"' + value + '"' if isinstance(value, str) else repr(value)
 
 
+def declare(name: str, declared: list[str], result: str, indent: str) -> str:
+    """The first line of a definition, or its first lines."""
+    line = f"{indent}def {name}({', '.join(declared)}) -> {result}:"
+    if len(line) > LONGEST:
+        lines = "".join(f"{indent}    {part},\n" for part in declared)
+        line = f"{indent}def {name}(\n{lines}{indent}) -> {result}:"
+    return line
+
+
 def define(name: str, function: object, indent: str, *, is_class_method: bool = False) -> str:
     """The definition of a function."""
     doc = inspect.getdoc(function)
@@ -120,18 +129,18 @@ def define(name: str, function: object, indent: str, *, is_class_method: bool = 
         result = form[2] if form else result_type(doc)
         text += f"{indent}@overload\n" if form else ""
         text += f"{indent}@classmethod\n" if is_class_method else ""
-        line = f"{indent}def {name}({', '.join(declared)}) -> {result}:"
-        if len(line) > LONGEST:
-            lines = "".join(f"{indent}    {part},\n" for part in declared)
-            line = f"{indent}def {name}(\n{lines}{indent}) -> {result}:"
-        text += line
+        text += declare(name, declared, result, indent)
         text += f"\n{quoted(doc, indent + '    ')}" if index == 0 else " ...\n"
     return text
 
 
 def define_class(name: str, class_: type) -> str:
     """The definition of a class."""
-    text = f"@final\nclass {name}:\n{quoted(inspect.getdoc(class_) or '', '    ')}"
+    doc = inspect.getdoc(class_) or ""
+    text = f"@final\nclass {name}:\n{quoted(doc, '    ')}"
+    if class_.__text_signature__:  # it can be made
+        made = [("cls", "cls"), *parameters(class_, argument_types(doc), name)]
+        text += "\n" + declare("__new__", [declared for _, declared in made], name, "    ") + " ...\n"
     for member, value in sorted(class_.__dict__.items()):  # the module's order is the linker's
         if member.startswith("_"):
             continue
@@ -140,12 +149,17 @@ def define_class(name: str, class_: type) -> str:
         else:
             is_class_method = isinstance(value, (classmethod, type(dict.__dict__["fromkeys"])))
             text += "\n" + define(member, getattr(class_, member), "    ", is_class_method=is_class_method)
-    text += "\n    def _repr_html_(self) -> str: ...\n    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...\n"
-    return text
+    own = {member: declared for member, declared in PRIVATE.items() if member in class_.__dict__}
+    return text + ("\n" + "".join(f"    def {member}{declared}: ...\n" for member, declared in own.items()) if own else "")
 
+
+# Members that have no docstring, with their signatures.
+PRIVATE = {"_repr_html_": "(self) -> str", "__reduce__": "(self) -> tuple[Any, tuple[Any, ...]]"}
 
 # Types of properties, which have no signature.
 PROPERTIES = {
+    "block_length": "int",
+    "last_id": "int",
     "name": "str",
     "num_tokens": "int",
     "codebook_size": "int",

@@ -32,7 +32,7 @@ const KEYWORD: &str = "seed";
 /// Turn tokens into images: a PNG for each line of codes.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Reads what `seed encode` writes, as text or JSON, and lines of codes alone. Images are named after
+    after_help = "Reads what `seed encode` writes, in every form, and lines of codes alone. Images are named after
 the path on their line, or 000000.png and so on. Each says what made it, as JSON in its text \"seed\":
 model, hash of the weights, codes and options.
 
@@ -157,9 +157,10 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
 /// When a line is not codes of this model; each such line is named on standard error.
 fn parse(text: &str, file: &str, tokenizer: &dyn SeedTokenizer) -> anyhow::Result<(Vec<Option<String>>, Codes)> {
     let model = &tokenizer.config().model;
+    let template = lines::template(model)?;
     let (mut paths, mut rows, mut bad) = (Vec::new(), Vec::new(), 0);
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let read = lines::read(line).and_then(|line| {
+        let read = lines::read(line, &template).and_then(|line| {
             lines::check(&line.row, model.num_queries, model.codebook_size)?;
             Ok(line)
         });

@@ -4,11 +4,10 @@ use std::{io::Write as _, path::PathBuf, time::Instant};
 
 use anyhow::bail;
 use seed_core::{Codes, SeedTokenizer, checkpoint::Weights};
-use serde_json::Value;
 
 use crate::{
     input, interrupt,
-    lines::{self, Details},
+    lines::{self, Form},
     options::{Global, ImageOptions, ModelOptions},
     outcome::{Outcome, Tally, report},
     progress::Progress,
@@ -19,6 +18,7 @@ use crate::{
 #[command(after_help = "Examples:
   seed encode cat.jpg dog.png            two lines
   seed encode photos/ > codes.txt        every image in a folder, sorted by name
+  seed encode --text cat.jpg             for a language model: <img><img_00268>...</img>
   curl -s https://... | seed encode -    an image from standard input")]
 pub(crate) struct Args {
     /// Image files, folders of images, or - for an image on standard input
@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Write JSON lines: {"path": ..., "codes": [...], "tokenizer": {what made them}}
     #[arg(long)]
     json: bool,
+    /// Write codes as a language model reads them: <img><img_00268>...</img>
+    #[arg(long, conflicts_with = "json")]
+    text: bool,
     /// Add how much farther the runner-up of each code is, in squared distance; small margins may flip on other devices
     #[arg(long, requires = "json")]
     margins: bool,
@@ -51,7 +54,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
     let preprocessor = tokenizer.preprocessor().clone();
-    let provenance = provenance(tokenizer.as_ref(), args.json)?;
+    let form = form(tokenizer.as_ref(), args.json, args.text)?;
     let progress = Progress::new(total, "images", global);
     let start = Instant::now();
     let prepare = |image| preprocessor.apply(&image);
@@ -60,7 +63,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         let (paths, pixels): (Vec<String>, Vec<Vec<f32>>) =
             batch.into_iter().map(|loaded| (loaded.path, loaded.image)).unzip();
         let (codes, margins) = encode(tokenizer.as_ref(), &pixels, args.margins)?;
-        print(&Encoded { paths, codes, margins }, provenance.as_ref(), &progress, tally)
+        print(&Encoded { paths, codes, margins }, &form, &progress, tally)
     })?;
     drop(progress);
     global.timed(start, || format!("{} images encoded", tally.done));
@@ -81,7 +84,7 @@ fn encode(
 /// Encodes what somebody else has preprocessed.
 fn encode_pixels(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let tokenizer = args.model.open(None, global)?;
-    let provenance = provenance(tokenizer.as_ref(), args.json)?;
+    let form = form(tokenizer.as_ref(), args.json, args.text)?;
     let size = tokenizer.preprocessor().size as usize;
     let mut tally = Tally::default();
     let mut total = 0;
@@ -104,7 +107,7 @@ fn encode_pixels(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             let name = |i: usize| format!("{}[{}]", path.display(), batch * args.batch_size + i);
             let (codes, margins) = encode(tokenizer.as_ref(), images, args.margins)?;
             let encoded = Encoded { paths: (0..images.len()).map(name).collect(), codes, margins };
-            print(&encoded, provenance.as_ref(), &progress, &mut tally)?;
+            print(&encoded, &form, &progress, &mut tally)?;
         }
         total += images.len();
     }
@@ -119,24 +122,22 @@ pub(crate) struct Encoded {
     pub(crate) margins: Option<Vec<f32>>,
 }
 
-/// What lines of JSON say about the model; nothing for lines of text.
-pub(crate) fn provenance(tokenizer: &dyn SeedTokenizer, as_json: bool) -> anyhow::Result<Option<Value>> {
-    as_json.then(|| Ok(serde_json::to_value(tokenizer.provenance()?)?)).transpose()
+/// How lines are written that are asked for as JSON, as text or as neither.
+pub(crate) fn form(tokenizer: &dyn SeedTokenizer, as_json: bool, as_text: bool) -> anyhow::Result<Form> {
+    Ok(match (as_json, as_text) {
+        (true, _) => Form::Json(serde_json::to_value(tokenizer.provenance()?)?),
+        (false, true) => Form::Text(lines::template(&tokenizer.config().model)?),
+        (false, false) => Form::Codes,
+    })
 }
 
-/// Prints the codes of a batch, line after line: JSON with a provenance, text without.
-pub(crate) fn print(
-    batch: &Encoded,
-    provenance: Option<&Value>,
-    progress: &Progress,
-    tally: &mut Tally,
-) -> anyhow::Result<()> {
+/// Prints the codes of a batch, line after line.
+pub(crate) fn print(batch: &Encoded, form: &Form, progress: &Progress, tally: &mut Tally) -> anyhow::Result<()> {
     progress.suspend(|| {
         let mut out = std::io::stdout().lock();
         for (i, (path, row)) in batch.paths.iter().zip(batch.codes.rows()).enumerate() {
             let margins = batch.margins.as_ref().map(|margins| &margins[i * row.len()..][..row.len()]);
-            let details = provenance.map(|provenance| Details { provenance, margins });
-            match lines::write(path, row, details) {
+            match lines::write(path, row, form, margins) {
                 Ok(line) => {
                     writeln!(out, "{line}")?;
                     tally.done += 1;

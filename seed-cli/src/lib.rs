@@ -17,6 +17,7 @@ mod decode;
 mod encode;
 mod eval;
 mod fetch;
+mod grammar;
 mod input;
 mod inspect;
 mod interrupt;
@@ -29,9 +30,11 @@ mod peak;
 mod progress;
 mod reconstruct;
 mod scenes;
+mod template;
 mod tokenize;
 mod train;
 mod verify;
+mod vocab;
 
 use std::ffi::OsString;
 
@@ -57,6 +60,8 @@ enum Command {
     Reconstruct(reconstruct::Args),
     Tokenize(tokenize::Args),
     Verify(verify::Args),
+    Vocab(vocab::Args),
+    Grammar(grammar::Args),
     Scenes(scenes::Args),
     Train(train::Args),
     Eval(eval::Args),
@@ -96,6 +101,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Reconstruct(args) => reconstruct::run(&args, global),
         Command::Tokenize(args) => tokenize::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
+        Command::Vocab(args) => vocab::run(&args, global),
+        Command::Grammar(args) => grammar::run(&args),
         Command::Scenes(args) => scenes::run(&args, global),
         Command::Train(args) => train::run(&args, global),
         Command::Eval(args) => eval::run(&args, global),

@@ -4,35 +4,50 @@
 //! |---|---|
 //! | path, tab, codes with spaces | `cat.jpg\t17 801 ...` |
 //! | JSON | `{"path": "cat.jpg", "codes": [17, 801, ...], "tokenizer": {...}}`, with `"margins"` if asked for |
-//! | codes alone, reading only | `17 801 ...` |
+//! | path, tab, text of a language model | `cat.jpg\t<img><img_00017><img_00801>...</img>` |
+//! | codes or text alone, reading only | `17 801 ...` |
 
 use anyhow::{Context as _, bail};
-use seed_core::{Codes, Error, codes};
+use seed_core::{Codes, Error, codes, llm::Template, tokenizer::SeedConfig};
 use serde_json::{Value, json};
 
-/// What a line of JSON says besides path and codes.
-pub(crate) struct Details<'a> {
-    pub(crate) provenance: &'a Value,
-    /// One a code.
-    pub(crate) margins: Option<&'a [f32]>,
+/// How lines are written.
+pub(crate) enum Form {
+    Codes,
+    /// As a language model reads them.
+    Text(Template),
+    /// JSON, with what made the codes.
+    Json(Value),
 }
 
-/// One image's line, without its end: JSON if there are details.
+/// One image's line, without its end. Margins, one a code, are for JSON.
 ///
 /// # Errors
 /// For a path with a line break outside of JSON.
-pub(crate) fn write(path: &str, row: &[u16], details: Option<Details<'_>>) -> anyhow::Result<String> {
-    if let Some(details) = details {
-        let mut line = json!({ "path": path, "codes": row, "tokenizer": details.provenance });
-        if let Some(margins) = details.margins {
-            line["margins"] = json!(margins);
+pub(crate) fn write(path: &str, row: &[u16], form: &Form, margins: Option<&[f32]>) -> anyhow::Result<String> {
+    let text = match form {
+        Form::Json(provenance) => {
+            let mut line = json!({ "path": path, "codes": row, "tokenizer": provenance });
+            if let Some(margins) = margins {
+                line["margins"] = json!(margins);
+            }
+            return Ok(line.to_string());
         }
-        return Ok(line.to_string());
-    }
+        Form::Codes => codes::to_text(row),
+        Form::Text(template) => {
+            let config = template.config();
+            template.codes_to_text(&Codes::from_rows([row], config.tokens, config.codebook_size)?)?
+        }
+    };
     if path.contains(['\n', '\r']) {
         bail!("{path:?} has a line break in its name, which a line of text cannot hold; use --json");
     }
-    Ok(format!("{path}\t{}", codes::to_text(row)))
+    Ok(format!("{path}\t{text}"))
+}
+
+/// How the model `config` describes writes images into text: as SEED-LLaMA does. The ids do not matter here.
+pub(crate) fn template(config: &SeedConfig) -> seed_core::Result<Template> {
+    Template::for_codebook(config.codebook_size, config.num_queries, 0)
 }
 
 /// One image's codes and where they came from.
@@ -43,20 +58,33 @@ pub(crate) struct Line {
 }
 
 /// Reads one line, whatever its form.
-pub(crate) fn read(line: &str) -> anyhow::Result<Line> {
+pub(crate) fn read(line: &str, template: &Template) -> anyhow::Result<Line> {
     // A path may begin like JSON, but codes never end like it.
     if line.trim_start().starts_with('{') && line.trim_end().ends_with('}') {
-        return read_json(line);
+        return read_json(line, template);
     }
     // The last tab: a path may hold others.
     let (path, text) = match line.rsplit_once('\t') {
         Some((path, text)) => (Some(path), text),
         None => (None, line),
     };
-    Ok(Line { path: path.map(str::to_owned), row: codes::from_text(text)? })
+    Ok(Line { path: path.map(str::to_owned), row: read_row(text, template)? })
 }
 
-fn read_json(line: &str) -> anyhow::Result<Line> {
+/// Codes as numbers, or as a language model writes them.
+fn read_row(text: &str, template: &Template) -> anyhow::Result<Vec<u64>> {
+    let text = text.trim();
+    if !text.starts_with(&template.config().begin) {
+        return Ok(codes::from_text(text)?);
+    }
+    let codes = template.text_to_codes(text)?;
+    match codes.batch() {
+        1 => Ok(codes.as_slice().iter().map(|&code| code.into()).collect()),
+        images => bail!("it holds {images} images; give each a line of its own"),
+    }
+}
+
+fn read_json(line: &str, template: &Template) -> anyhow::Result<Line> {
     let object: Value = serde_json::from_str(line).context("it is not valid JSON")?;
     let path = match &object["path"] {
         Value::Null => None,
@@ -68,7 +96,7 @@ fn read_json(line: &str) -> anyhow::Result<Line> {
             let number = |code: &Value| code.as_u64().with_context(|| format!("{code} is not a code"));
             row.iter().map(number).collect::<anyhow::Result<_>>()?
         }
-        Value::String(text) => codes::from_text(text)?,
+        Value::String(text) => read_row(text, template)?,
         _ => bail!("it has no \"codes\"; a line is what `seed encode --json` writes"),
     };
     Ok(Line { path, row })
@@ -95,27 +123,31 @@ pub(crate) fn check(row: &[u64], tokens: usize, codebook_size: usize) -> anyhow:
 mod tests {
     use super::*;
 
-    fn details() -> Details<'static> {
-        Details { provenance: &Value::Null, margins: Some(&[0.5]) }
+    /// Three codes an image, of all that fit into 16 bits.
+    fn template() -> Template {
+        Template::for_codebook(1 << 16, 3, 0).unwrap()
     }
 
     #[test]
     fn what_is_written_is_read() {
-        for path in ["a b.png", "tab\there.png", "{odd}.png", "ümläut\"quote.png", ""] {
-            for as_json in [false, true] {
-                let line = write(path, &[0, 7, 65535], as_json.then(details)).unwrap();
-                assert_eq!(read(&line).unwrap(), Line { path: Some(path.to_owned()), row: vec![0, 7, 65535] });
+        for path in ["a b.png", "tab\there.png", "{odd}.png", "<img>.png", "ümläut\"quote.png", ""] {
+            for form in [Form::Codes, Form::Text(template()), Form::Json(Value::Null)] {
+                let line = write(path, &[0, 7, 65535], &form, Some(&[0.5])).unwrap();
+                let expected = Line { path: Some(path.to_owned()), row: vec![0, 7, 65535] };
+                assert_eq!(read(&line, &template()).unwrap(), expected);
             }
         }
-        assert!(write("a\nb", &[1], None).unwrap_err().to_string().contains("--json"));
-        assert!(write("a\nb", &[1], Some(details())).unwrap().contains("\"margins\":[0.5]"));
+        assert!(write("a\nb", &[1], &Form::Codes, None).unwrap_err().to_string().contains("--json"));
+        let json = write("a\nb", &[1], &Form::Json(Value::Null), Some(&[0.5])).unwrap();
+        assert!(json.contains("\"margins\":[0.5]"));
     }
 
     #[test]
     fn bare_codes_and_extra_fields_are_read() {
-        assert_eq!(read("1, 2 3\r").unwrap(), Line { path: None, row: vec![1, 2, 3] });
-        let json = r#"{"codes": "4 5", "margins": [0.5]}"#;
-        assert_eq!(read(json).unwrap(), Line { path: None, row: vec![4, 5] });
+        let row = |line: &str| read(line, &template()).unwrap();
+        assert_eq!(row("1, 2 3\r"), Line { path: None, row: vec![1, 2, 3] });
+        assert_eq!(row(r#"{"codes": "4 5", "margins": [0.5]}"#), Line { path: None, row: vec![4, 5] });
+        assert_eq!(row("<img><img_00001><img_00002><img_00003></img>\r"), Line { path: None, row: vec![1, 2, 3] });
     }
 
     #[test]
@@ -123,14 +155,20 @@ mod tests {
         for (line, what) in [
             ("cat.png\t1 x", "\"x\" is not a code"),
             ("cat.png 1 2", "\"cat.png\" is not a code"),
+            ("cat.png\t<img><img_00001></img>", "it has 1 codes where 3 are needed"),
+            ("<img><img_00001><img_00002><img_70000></img>", "code 70000 at position 2"),
+            ("<img><img_00001><img_00002><img_00003></img>!", "\"!\" stands outside"),
             ("{\"codes\": [1, -2]}", "-2 is not a code"),
             ("{\"codes\": [1.5]}", "1.5 is not a code"),
             ("{\"path\": 3, \"codes\": []}", "\"path\" is 3"),
             ("{\"tokens\": [1]}", "no \"codes\""),
             ("{\"codes\": [1}", "not valid JSON"),
         ] {
-            let error = format!("{:#}", read(line).unwrap_err());
+            let error = format!("{:#}", read(line, &template()).unwrap_err());
             assert!(error.contains(what), "{line}: {error}");
         }
+        let block = "<img><img_00001><img_00002><img_00003></img>";
+        let error = read(&block.repeat(2), &template()).unwrap_err().to_string();
+        assert!(error.contains("it holds 2 images"), "{error}");
     }
 }

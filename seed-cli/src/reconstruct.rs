@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let inputs = input::expand(&args.images)?;
     let total = inputs.len();
     let tokenizer = args.model.open(args.reading.preprocess, global)?;
-    let provenance = encode::provenance(tokenizer.as_ref(), args.json)?;
+    let form = encode::form(tokenizer.as_ref(), args.json, false)?;
     let options = args.sampling.resolve(tokenizer.as_ref());
     let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[SHEET], inputs.iter().filter_map(Input::file))?;
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             }
             index += 1;
         }
-        encode::print(&Encoded { paths, codes, margins: None }, provenance.as_ref(), &progress, tally)
+        encode::print(&Encoded { paths, codes, margins: None }, &form, &progress, tally)
     })?;
     drop(progress);
     if !pairs.is_empty() {

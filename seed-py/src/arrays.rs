@@ -10,7 +10,7 @@ use pyo3::{
     prelude::*,
     types::{PyBytes, PyString},
 };
-use seed_core::{Codes, Error, codes::from_text, pixels::RgbImage, tokenizer::SeedConfig};
+use seed_core::{Codes, Error, codes::from_text, pixels::RgbImage};
 
 use crate::errors::{Raised as _, argument, because, raise};
 
@@ -40,9 +40,13 @@ pub(crate) fn from_margins<'py>(
 
 /// Takes codes: whole numbers `[tokens]` or `[images, tokens]` in anything that numpy reads, or a line of text as the command
 /// line prints it.
-pub(crate) fn take_codes(given: &Bound<'_, PyAny>, model: &SeedConfig, name: &'static str) -> PyResult<Given> {
+pub(crate) fn take_codes(
+    given: &Bound<'_, PyAny>,
+    tokens: usize,
+    rows_of: usize,
+    name: &'static str,
+) -> PyResult<Given> {
     let py = given.py();
-    let (tokens, rows_of) = (model.num_queries, model.codebook_size);
     if let Ok(text) = given.cast::<PyString>() {
         let row = from_text(&text.to_string_lossy()).raised(py)?;
         let codes = Codes::from_rows([row], tokens, rows_of).raised(py)?;

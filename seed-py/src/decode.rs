@@ -62,9 +62,10 @@ impl SeedTokenizer {
             "np" | "numpy" => false,
             _ => return Err(argument(py, "output_type", output_type, "images come as pil or np")),
         };
-        let model = &self.core.config().model;
-        let arrays::Given { codes, single } = arrays::take_codes(codes, model, "codes")?;
-        let negative = negative_codes.map(|given| arrays::take_codes(given, model, "negative_codes")).transpose()?;
+        let take =
+            |given: &Bound<'_, PyAny>, name| arrays::take_codes(given, self.num_tokens(), self.codebook_size(), name);
+        let arrays::Given { codes, single } = take(codes, "codes")?;
+        let negative = negative_codes.map(|given| take(given, "negative_codes")).transpose()?;
         let own = self.core.decode_options();
         let options = DecodeOptions {
             steps: num_inference_steps.unwrap_or(own.steps),

@@ -149,7 +149,8 @@ impl SeedTokenizer {
     /// Raises:
     ///     CodesError: Codes that this model cannot have made.
     fn embed_codes<'py>(&self, py: Python<'py>, codes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let arrays::Given { codes, single } = arrays::take_codes(codes, &self.core.config().model, "codes")?;
+        let arrays::Given { codes, single } =
+            arrays::take_codes(codes, self.num_tokens(), self.codebook_size(), "codes")?;
         let core = Arc::clone(&self.core);
         from_features(py, compute(py, move |_| core.generation_features(&codes))?, single)
     }

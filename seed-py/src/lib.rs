@@ -11,6 +11,7 @@
 //! | `call` | one long call: interpreter released, Ctrl-C, progress, panics, fork |
 //! | `errors` | errors of the core -> exceptions |
 //! | `train`, `convert` | the functions of those names |
+//! | `llm` | what `seed_tokenizer.llm` is made of |
 //! | `command` | the command line |
 //!
 //! Docstrings are in Google's style and name the type of every argument; `stubs.py` makes `_native.pyi` of them.
@@ -25,6 +26,7 @@ mod encode;
 mod errors;
 mod evaluate;
 mod images;
+mod llm;
 mod model;
 mod pixels;
 mod tokenizer;
@@ -43,6 +45,10 @@ mod _native {
     use crate::dataset::verify_dataset;
     #[pymodule_export]
     use crate::errors::_panic;
+    #[pymodule_export]
+    use crate::llm::{
+        _Packer, _Reader, _restore_template, Constraint, Template, extend_tokenizer, offset_for, render_prompt,
+    };
     #[pymodule_export]
     use crate::tokenizer::{_restore, SeedTokenizer};
     #[pymodule_export]

@@ -166,13 +166,13 @@ impl SeedTokenizer {
 
     /// Codes of an image; 32 in every released model.
     #[getter]
-    fn num_tokens(&self) -> usize {
+    pub(crate) fn num_tokens(&self) -> usize {
         self.core.config().model.num_queries
     }
 
     /// Rows of the codebook: every code is below it.
     #[getter]
-    fn codebook_size(&self) -> usize {
+    pub(crate) fn codebook_size(&self) -> usize {
         self.core.config().model.codebook_size
     }
 

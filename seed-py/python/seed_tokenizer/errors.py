@@ -48,6 +48,10 @@ class CodesError(SeedError, ValueError):
     """Codes that this model cannot have made."""
 
 
+class VocabularyError(SeedError, ValueError):
+    """A tokenizer that the tokens of images cannot be added to."""
+
+
 class BundleError(SeedError, ValueError):
     """A folder or repository that is not a model bundle."""
 
