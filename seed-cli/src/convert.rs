@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     };
     let conversion = match convert_until(&options, &args.out, &interrupt::STOP) {
         Err(Error::Interrupted) => {
-            eprintln!("interrupted: {} is no bundle; the same command makes it one", args.out.display());
+            eprintln!("interrupted before {} was whole; the same command makes it", args.out.display());
             return Ok(Outcome::Interrupted);
         }
         conversion => conversion?,

@@ -233,7 +233,8 @@ mod tests {
     fn other_layouts_give_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let image = pixels::open(&golden("image.png"), &Limits::default()).unwrap();
-        let embed = |files: &MiniGptFiles| opened(files, DType::F32).unwrap().embed(&[image.clone()]).unwrap();
+        let embed =
+            |files: &MiniGptFiles| opened(files, DType::F32).unwrap().embed(std::slice::from_ref(&image)).unwrap();
         let want = embed(&files());
         assert_eq!(embed(&MiniGptFiles { checkpoint: golden("minigptv2-default.pth"), ..files() }), want);
 

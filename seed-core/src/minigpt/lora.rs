@@ -244,8 +244,11 @@ mod tests {
         assert_eq!(weight, [20.5, 40.5, 60.5, 40.5, 80.5, 120.5]);
     }
 
+    /// A key, with `@` for where the layers are, and a shape.
+    type Tensor = (&'static str, &'static [usize]);
+
     /// A checkpoint with tensors of zeros.
-    fn checkpoint(tensors: &[(&str, &[usize])]) -> Result<Vec<Adapter>> {
+    fn checkpoint(tensors: &[Tensor]) -> Result<Vec<Adapter>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
         let bytes = vec![0; 4096];
@@ -261,11 +264,11 @@ mod tests {
 
     #[test]
     fn nothing_is_dropped_in_silence() {
-        const A: (&str, &[usize]) = ("@0.self_attn.q_proj.lora_A.weight", &[2, 8]);
-        const B: (&str, &[usize]) = ("@0.self_attn.q_proj.lora_B.weight", &[6, 2]);
+        const A: Tensor = ("@0.self_attn.q_proj.lora_A.weight", &[2, 8]);
+        const B: Tensor = ("@0.self_attn.q_proj.lora_B.weight", &[6, 2]);
         let whole = checkpoint(&[A, B, ("llama_proj.weight", &[3, 4])]).unwrap();
         assert_eq!((whole.len(), whole[0].rank, whole[0].input, whole[0].output), (1, 2, 8, 6));
-        let refused: [(&[(&str, &[usize])], &str); 8] = [
+        let refused: [(&[Tensor], &str); 8] = [
             (&[A], "it lacks llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"),
             (&[B], "q_proj.lora_A.weight"),
             (&[A, B, ("@0.self_attn.k_proj.lora_A.weight", &[2, 8])], "no place for"),

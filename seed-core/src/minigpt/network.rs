@@ -83,7 +83,7 @@ impl MiniGptConfig {
             }
         }
         let patches = self.vit().patches();
-        if patches % MERGED != 0 {
+        if !patches.is_multiple_of(MERGED) {
             return fail(format!(
                 "{patches} patches cannot be merged by {MERGED}; an even number of them fits each side"
             ));

@@ -104,7 +104,7 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     convert_until(options, out, &AtomicBool::new(false))
 }
 
-/// As [`convert`], unless `stop` is set on the way: then `out` is no bundle, and the same call makes it one.
+/// As [`convert`], unless `stop` is set on the way: then `out` is not whole, and no bundle until the same call has made it one.
 ///
 /// # Errors
 /// As [`convert`]; [`Error::Interrupted`].
@@ -124,18 +124,12 @@ pub fn convert_until(options: &ConvertOptions, out: &Path, stop: &AtomicBool) ->
 
     let needed = keys_and_shapes(&model);
     let tensors = tensors(&sources, &needed, [&found, &model], &all)?;
-    let conversion = Conversion {
-        model: model.clone(),
-        dtype: options.dtype,
-        interpolated_from,
-        files: {
-            let account = |(path, file): (&&PathBuf, _)| {
-                go_on(stop)?;
-                Ok(account(path, file, &sources, &needed, &model))
-            };
-            paths.iter().zip(&files).map(account).collect::<Result<_>>()?
-        },
+    let account = |(path, file): (&&PathBuf, &Weights)| {
+        go_on(stop)?; // a file's hash takes seconds
+        Ok(account(path, file, &sources, &needed, &model))
     };
+    let files = paths.iter().zip(&files).map(account).collect::<Result<Vec<_>>>()?;
+    let conversion = Conversion { model: model.clone(), dtype: options.dtype, interpolated_from, files };
     let config = BundleConfig {
         format: FORMAT,
         name: options.name.clone(),
