@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="llama_proj.weight"):
         MiniGptVision.from_pretrained(vit, checkpoint)
     with pytest.raises(MissingFileError):
-        MiniGptVision.from_pretrained(tmp_path / "absent.pth", checkpoint)
+        MiniGptVision.from_pretrained(tmp_path / "absent.pth", checkpoint, **FILES)
     (tmp_path / "sizes.json").write_text('{"image_size": 32}')
     with pytest.raises(ConfigError, match="patch_size"):
         MiniGptVision.from_pretrained(vit, checkpoint, config=tmp_path / "sizes.json")
