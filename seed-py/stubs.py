@@ -164,6 +164,7 @@ PROPERTIES = {
     "num_tokens": "int",
     "codebook_size": "int",
     "image_size": "int",
+    "width": "int",
     "device": "str",
     "dtype": "str",
     "config": "dict[str, Any]",

@@ -12,9 +12,9 @@
 //! | 5 | [`detokenizer`] | codes | generation embedding `[B, 1024]` |
 //! | 6 | [`diffusion`] | generation embedding | image `[B, 3, 768, 768]` |
 //!
-//! [`tokenizer`] composes the six and is what most programs call; [`llm`] takes codes into language models and out again; the
-//! rest serves files ([`checkpoint`]), training ([`train`]), datasets ([`dataset`]), measuring ([`eval`]) and procedural data
-//! ([`scenes`]).
+//! [`tokenizer`] composes the six and is what most programs call; [`llm`] takes codes into language models and out again;
+//! [`minigpt`] is another model on step 2; the rest serves files ([`checkpoint`]), training ([`train`]), datasets ([`dataset`]),
+//! measuring ([`eval`]) and procedural data ([`scenes`]).
 
 mod atomic;
 pub mod codes;
@@ -36,6 +36,7 @@ pub mod diffusion;
 pub mod tokenizer;
 
 pub mod llm;
+pub mod minigpt;
 
 pub mod contrast;
 

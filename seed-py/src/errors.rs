@@ -21,6 +21,7 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
             "CodesError"
         }
         Error::Vocabulary { .. } => "VocabularyError",
+        Error::BoxText { .. } => "BoxesError",
         Error::Bundle { path, .. } if path.is_absolute() && !path.exists() => "MissingFileError",
         Error::Bundle { .. } => "BundleError",
         Error::Config { .. } => "ConfigError",

@@ -12,6 +12,7 @@
 //! | `errors` | errors of the core -> exceptions |
 //! | `train`, `convert` | the functions of those names |
 //! | `llm` | what `seed_tokenizer.llm` is made of |
+//! | `minigpt` | `MiniGptVision`, and what `seed_tokenizer.minigpt` stands on |
 //! | `command` | the command line |
 //!
 //! Docstrings are in Google's style and name the type of every argument; `stubs.py` makes `_native.pyi` of them.
@@ -27,6 +28,7 @@ mod errors;
 mod evaluate;
 mod images;
 mod llm;
+mod minigpt;
 mod model;
 mod pixels;
 mod tokenizer;
@@ -48,6 +50,11 @@ mod _native {
     #[pymodule_export]
     use crate::llm::{
         _Packer, _Reader, _restore_template, Constraint, Template, extend_tokenizer, offset_for, render_prompt,
+    };
+    #[pymodule_export]
+    use crate::minigpt::{
+        MiniGptVision, minigpt_draw_boxes, minigpt_format_boxes, minigpt_lora, minigpt_parse_boxes,
+        minigpt_parse_boxes_lenient, minigpt_pieces, minigpt_prompt,
     };
     #[pymodule_export]
     use crate::tokenizer::{_restore, SeedTokenizer};

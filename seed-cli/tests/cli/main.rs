@@ -11,6 +11,7 @@ mod fake_hub;
 mod faults;
 mod fetch;
 mod llm;
+mod minigpt;
 mod model;
 #[allow(dead_code, reason = "shared with the library's tests")]
 #[path = "../../../seed-core/tests/hub/server.rs"]

@@ -52,6 +52,10 @@ class VocabularyError(SeedError, ValueError):
     """A tokenizer that the tokens of images cannot be added to."""
 
 
+class BoxesError(SeedError, ValueError):
+    """Text in which something begins like a box or its phrase and is none."""
+
+
 class BundleError(SeedError, ValueError):
     """A folder or repository that is not a model bundle."""
 
