@@ -141,10 +141,7 @@ class Gbnf:
         self.rules = gbnf_to_lark.GrammarParser().parse(text)
 
     def accepts(self, text: str) -> bool:
-        ends = [0]
-        for part in self.rules["root"].alternatives.alternatives[0].nodes:
-            ends = sorted({end for start in ends for end in self.ends(part, text, start)})
-        return len(text) in ends
+        return len(text) in self.ends(self.rules["root"].alternatives, text, 0)
 
     def ends(self, node: object, text: str, start: int) -> Iterator[int]:
         """Where what `node` matches from `start` on may end."""

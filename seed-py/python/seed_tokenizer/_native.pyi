@@ -15,11 +15,17 @@ __version__: str
 
 __all__ = [
     "MiniGptVision",
+    "Constraint",
     "SeedTokenizer",
+    "Template",
+    "_Packer",
+    "_Reader",
     "__version__",
     "_panic",
     "_restore",
+    "_restore_template",
     "convert",
+    "extend_tokenizer",
     "main",
     "minigpt_draw_boxes",
     "minigpt_format_boxes",
@@ -28,6 +34,8 @@ __all__ = [
     "minigpt_parse_boxes_lenient",
     "minigpt_pieces",
     "minigpt_prompt",
+    "offset_for",
+    "render_prompt",
     "train",
     "verify_dataset",
 ]
@@ -116,6 +124,46 @@ class MiniGptVision:
     @property
     def width(self) -> int:
         """Features of an embedding, as the language model's words have; 4096 in the released model."""
+class Constraint:
+    """Holds a reply to a template: says which ids may come next.
+
+    Args:
+        template (Template): How images are written.
+        reply (str): What a reply may be: "image", one and nothing else, or "interleaved", text and images.
+        stop (Any): Ids that end a reply; "image" needs one.
+
+    Raises:
+        ArgumentError: A reply that could not end.
+    """
+
+    def __new__(cls, template: Template, reply: str = "interleaved", stop: Any = None) -> Constraint: ...
+
+    def mask(self, next: str, vocabulary: int) -> NDArray[np.bool_]:
+        """Says which ids of a vocabulary may come.
+
+        Args:
+            next (str): What `next` says.
+            vocabulary (int): Ids of the vocabulary: as many as there are logits.
+
+        Returns:
+            NDArray[np.bool_]: Whether each id may come.
+
+        Raises:
+            ArgumentError: A vocabulary without the tokens of images.
+        """
+
+    def next(self, prompt: Any, reply: Any) -> str:
+        """Says what may come after a prompt and the reply so far. An image may have begun in the prompt.
+
+        Args:
+            prompt (Any): Ids of the prompt.
+            reply (Any): Ids of the reply so far.
+
+        Returns:
+            str: "text", any id but a code or an end mark; "begin", the begin mark; "code"; "end", the end mark; or "stop".
+        """
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class SeedTokenizer:
@@ -498,6 +546,216 @@ class SeedTokenizer:
     def _repr_html_(self) -> str: ...
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
+@final
+class Template:
+    """How a language model writes images: an image is a block, the text before it, its codes, the text after it.
+
+    What is not given is SEED-LLaMA's, 8B and 14B: `<img><img_00012>...</img>`, with code 0 at id 32000 and the marks after the
+    codes. A template in which a text could be read as another is refused.
+
+    Args:
+        codebook_size (int): Rows of the codebook.
+        tokens (int): Codes of an image.
+        offset (int): Id of code 0; the others follow.
+        begin_id (int | None): Id of the text before an image; by default the one after the codes.
+        end_id (int | None): Id of the text after an image; by default the one after `begin_id`.
+        begin (str): Text before an image.
+        end (str): Text after an image.
+        token (str): Text of a code, with `{}` for its number; `{:05}` fills it up to five digits.
+
+    Raises:
+        ArgumentError: Sizes, ids or texts that are not possible together.
+    """
+
+    def __new__(
+        cls,
+        codebook_size: int = 8192,
+        tokens: int = 32,
+        offset: int = 32000,
+        *,
+        begin_id: int | None = None,
+        end_id: int | None = None,
+        begin: str = "<img>",
+        end: str = "</img>",
+        token: str = "<img_{:05}>",
+    ) -> Template: ...
+
+    @property
+    def block_length(self) -> int:
+        """Ids of an image: its codes and two marks."""
+
+    def chat_template(self, prompt: str = "seed-llama-8b") -> str:
+        """Makes a chat template for transformers. What a message says is a text, or a list of {"type": "text", "text": ...} and
+        {"type": "image", "codes": [...]}.
+
+        Args:
+            prompt (str): "seed-llama-8b" or "seed-llama-14b".
+
+        Returns:
+            str: The template, in Jinja.
+        """
+
+    def codes_to_ids(self, codes: Any) -> NDArray[np.int64]:
+        """Writes images as ids, block after block.
+
+        Args:
+            codes (Any): As in `codes_to_text`.
+
+        Returns:
+            NDArray[np.int64]: The ids.
+
+        Raises:
+            CodesError: Codes of another model.
+        """
+
+    def codes_to_text(self, codes: Any) -> str:
+        """Writes images as text, block after block.
+
+        Args:
+            codes (Any): Whole numbers, [images, tokens], or [tokens] of one image, in anything that numpy reads.
+
+        Returns:
+            str: The text.
+
+        Raises:
+            CodesError: Codes of another model.
+        """
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was chosen, by the names of the arguments."""
+
+    def gbnf(self, reply: str = "interleaved") -> str:
+        """Makes a grammar for llama.cpp, by texts: an image has exactly as many codes as it must have.
+
+        Args:
+            reply (str): As in `llguidance`.
+
+        Returns:
+            str: The grammar, in GBNF.
+        """
+
+    def ids_to_codes(self, ids: Any) -> NDArray[np.uint16]:
+        """Reads ids that are images, block after block, and nothing else; `IdParser` finds images in replies.
+
+        Args:
+            ids (Any): Whole numbers in anything that numpy reads.
+
+        Returns:
+            NDArray[np.uint16]: Codes, [images, tokens].
+
+        Raises:
+            CodesError: Ids that are no image, with their place and what is wrong.
+        """
+
+    @property
+    def last_id(self) -> int:
+        """The largest id of its tokens; a model's vocabulary has more rows than that."""
+
+    def llguidance(self, reply: str = "interleaved") -> str:
+        """Makes a grammar for llguidance, by ids: an image has exactly as many codes as it must have.
+
+        Args:
+            reply (str): What a reply may be: "image", one and nothing else, or "interleaved", text and images.
+
+        Returns:
+            str: The grammar, in Lark as llguidance reads it.
+        """
+
+    def text_to_codes(self, text: str) -> NDArray[np.uint16]:
+        """Reads text that is images, block after block, and nothing else; `TextParser` finds images in replies.
+
+        Args:
+            text (str): The text.
+
+        Returns:
+            NDArray[np.uint16]: Codes, [images, tokens].
+
+        Raises:
+            CodesError: Text that is no image, with its place and what is wrong.
+        """
+
+    def vocabulary(self) -> list[tuple[int, str, bool]]:
+        """Lists the tokens.
+
+        Returns:
+            list[tuple[int, str, bool]]: Id, text, and whether it is a mark rather than a code; by id.
+        """
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
+
+@final
+class _Packer:
+    """Packs documents into sequences; under `pack`.
+
+    Args:
+        template (Template): How images are written.
+        length (int): Ids of a sequence.
+        pad_id (int): Id that fills a sequence up.
+        bos_id (int | None): Id before each document.
+        eos_id (int | None): Id after each document.
+        open (int): Sequences that are kept open for what fits in.
+    """
+
+    def __new__(
+        cls,
+        template: Template,
+        length: int,
+        pad_id: int,
+        bos_id: int | None,
+        eos_id: int | None,
+        open: int,
+    ) -> _Packer: ...
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Ends the last sequences.
+
+        Returns:
+            list[dict[str, Any]]: They, filled up.
+        """
+
+    def push(self, document: Sequence[tuple[Any, Any, bool]]) -> list[dict[str, Any]]:
+        """Takes a document.
+
+        Args:
+            document (Sequence[tuple[Any, Any, bool]]): For each segment ids or None, codes or None, and whether it is learned.
+
+        Returns:
+            list[dict[str, Any]]: Sequences that are complete.
+        """
+
+@final
+class _Reader:
+    """Finds images in a reply; under `TextParser` and `IdParser`.
+
+    Args:
+        template (Template): How images are written.
+        ids (bool): Whether the reply comes as ids rather than as text.
+        strict (bool): Whether a broken image is an error.
+    """
+
+    def __new__(cls, template: Template, ids: bool, strict: bool) -> _Reader: ...
+
+    def finish(self) -> tuple[list[tuple[str, Any, Any]], Exception | None]:
+        """Ends the reply.
+
+        Returns:
+            tuple[list[tuple[str, Any, Any]], Exception | None]: As `push`.
+        """
+
+    def push(self, part: Any) -> tuple[list[tuple[str, Any, Any]], Exception | None]:
+        """Takes the next part of a reply.
+
+        Args:
+            part (Any): Text or ids.
+
+        Returns:
+            tuple[list[tuple[str, Any, Any]], Exception | None]: What is complete, and an error that came after it.
+        """
+
+    def reset(self) -> None:
+        """Begins another reply."""
+
 def _panic(text: str) -> None:
     """Panics with `text` where the core would: for the test that no panic crosses into Python.
 
@@ -517,6 +775,32 @@ def _restore(model: str, options: dict[str, Any]) -> SeedTokenizer:
 
     Returns:
         SeedTokenizer: The same tokenizer.
+    """
+
+def _restore_template(
+    codebook_size: int,
+    tokens: int,
+    offset: int,
+    begin_id: int,
+    end_id: int,
+    begin: str,
+    end: str,
+    token: str,
+) -> Template:
+    """Makes the template of a pickle.
+
+    Args:
+        codebook_size (int): As in `Template`.
+        tokens (int): As in `Template`.
+        offset (int): As in `Template`.
+        begin_id (int): As in `Template`.
+        end_id (int): As in `Template`.
+        begin (str): As in `Template`.
+        end (str): As in `Template`.
+        token (str): As in `Template`.
+
+    Returns:
+        Template: The same template.
     """
 
 def convert(
@@ -552,6 +836,29 @@ def convert(
         WeightsError: Files that are no weights, or not of one model.
         PickleRefusedError: A checkpoint that could run code.
         ConfigError: Sizes that are not possible.
+    """
+
+def extend_tokenizer(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    template: Template,
+    *,
+    chat: str | None = None,
+) -> Report:
+    """Adds the tokens of images to the tokenizer of a language model: tokenizer.json, tokenizer_config.json and
+    special_tokens_map.json, if they are there. Done twice it adds nothing.
+
+    Args:
+        folder (str | os.PathLike[str]): Folder of the tokenizer.
+        out (str | os.PathLike[str]): Folder for the result; another one.
+        template (Template): Its tokens.
+        chat (str | None): Add a chat template: "seed-llama-8b" or "seed-llama-14b".
+
+    Returns:
+        Report: Tokens that were added and that were there, ids of the tokenizer now, and files.
+
+    Raises:
+        VocabularyError: Files that are no tokenizer's, or tokens that would not get their ids.
     """
 
 def main(arguments: Sequence[str]) -> int:
@@ -669,6 +976,33 @@ def minigpt_prompt(text: str, *, task: str | None = None, verbatim: bool = False
 
     Raises:
         ArgumentError: Another task, an empty text, or one with signs that separate the parts of a prompt.
+def offset_for(folder: str | os.PathLike[str], token: str = "<img_{:05}>") -> int:
+    """Says which id code 0 has in a tokenizer, or would get.
+
+    Args:
+        folder (str | os.PathLike[str]): Folder of the tokenizer.
+        token (str): Text of a code, as in `Template`.
+
+    Returns:
+        int: The offset for a `Template`.
+
+    Raises:
+        VocabularyError: Files that are no tokenizer's.
+    """
+
+def render_prompt(prompt: str, turns: Sequence[str], *, system: str = "") -> str:
+    """Writes a conversation as SEED-LLaMA was tuned on it, from the beginning mark of a text to where the reply begins.
+
+    Args:
+        prompt (str): "seed-llama-8b" or "seed-llama-14b".
+        turns (Sequence[str]): What is said in turn, a question first; images as the text of a template.
+        system (str): What is said before all; nothing by default.
+
+    Returns:
+        str: The text.
+
+    Raises:
+        ArgumentError: Another prompt.
     """
 
 def train(

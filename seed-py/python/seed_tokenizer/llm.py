@@ -230,6 +230,7 @@ class _Masks:
     def apply(self, next: str, logits: Any) -> Any:
         """Masks the last axis of `logits`, of which it makes a copy."""
         vocabulary = logits.shape[-1]
+        key: tuple[Any, ...]
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(logits, torch.Tensor):
             key = (next, vocabulary, logits.device)
