@@ -169,13 +169,12 @@ impl<'a> Product<'a> {
                     if i + 1 == parts {
                         let scales = (scales.get(row..).unwrap_or_default(), &ends.scales);
                         let results = F::results(sums, &mut spare, panel.width, scales);
-                        let residual = match self.then {
-                            Then::Add(residual) => &residual[(first + row) * columns + panel.first..],
-                            Then::Nothing | Then::Gelu => &[],
+                        let then = match self.then {
+                            Then::Add(residual) => Then::Add(&residual[(first + row) * columns + panel.first..]),
+                            then => then,
                         };
-                        let is_gelu = matches!(self.then, Then::Gelu);
                         let results = &results[..count * panel.width];
-                        finish(results, &ends, panel, (residual, is_gelu), (&mut out[panel.first..], columns));
+                        finish(results, &ends, panel, then, (&mut out[panel.first..], columns));
                     }
                 }
             }
@@ -204,46 +203,45 @@ impl Ends {
 /// Adds the bias to the results of a panel, takes GELU of them or adds a residual, and writes them to rows that are `step` apart,
 /// as those of the residual are.
 #[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn finish(results: &[f32], ends: &Ends, panel: &Panel, before: (&[f32], bool), out: (&mut [MaybeUninit<f32>], usize)) {
-    match panel.width.is_multiple_of(16) {
-        true => finish_lanes::<16>(results, ends, panel, before, out),
-        false => finish_lanes::<8>(results, ends, panel, before, out),
+fn finish(results: &[f32], ends: &Ends, panel: &Panel, then: Then<&[f32]>, out: (&mut [MaybeUninit<f32>], usize)) {
+    const WIDE: usize = 16;
+    const NARROW: usize = 8;
+    match (then, panel.width.is_multiple_of(WIDE)) {
+        (Then::Nothing, true) => each::<WIDE>(results, ends, panel, &[], out, |value, _| value),
+        (Then::Nothing, false) => each::<NARROW>(results, ends, panel, &[], out, |value, _| value),
+        (Then::Gelu, true) => each::<WIDE>(results, ends, panel, &[], out, |value, _| kernels::gelu_of(value)),
+        (Then::Gelu, false) => each::<NARROW>(results, ends, panel, &[], out, |value, _| kernels::gelu_of(value)),
+        (Then::Add(residual), true) => each::<WIDE>(results, ends, panel, residual, out, |value, add| value + add),
+        (Then::Add(residual), false) => each::<NARROW>(results, ends, panel, residual, out, |value, add| value + add),
     }
 }
 
+/// What `last` makes of every result with its bias and of its residual, `LANES` at a time.
 #[inline(always)]
-fn finish_lanes<const LANES: usize>(
+fn each<const LANES: usize>(
     results: &[f32],
     ends: &Ends,
     panel: &Panel,
-    (residual, is_gelu): (&[f32], bool),
+    residual: &[f32],
     (out, step): (&mut [MaybeUninit<f32>], usize),
+    last: impl Fn(f32, f32) -> f32,
 ) {
     let (bias, _) = ends.bias.as_chunks::<LANES>();
     for (i, line) in results.chunks_exact(panel.width).enumerate() {
         let (line, _) = line.as_chunks::<LANES>();
         for (j, (values, bias)) in line.iter().zip(bias).enumerate().take(panel.columns.div_ceil(LANES)) {
-            let mut lanes = *values;
-            lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-            if is_gelu {
-                lanes.iter_mut().for_each(|value| *value = kernels::gelu_of(*value));
-            }
             let at = i * step + j * LANES;
             let columns = LANES.min(panel.columns - j * LANES);
-            let residual = if residual.is_empty() { residual } else { &residual[at..at + columns] };
+            let residual = if residual.is_empty() { &[0.0; LANES] } else { &residual[at..at + columns] };
             let out = &mut out[at..at + columns];
-            match (residual.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>()) {
-                (Some(residual), Some(out)) => {
-                    lanes.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual);
-                    out.write_copy_of_slice(&lanes);
-                }
-                (None, Some(out)) => {
-                    out.write_copy_of_slice(&lanes);
-                }
-                (_, None) => {
-                    lanes.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual);
-                    out.write_copy_of_slice(&lanes[..columns]);
-                }
+            let mut lanes = *values;
+            lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            if let (Some(residual), Some(out)) = (residual.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>()) {
+                lanes.iter_mut().zip(residual).for_each(|(value, &add)| *value = last(*value, add));
+                out.write_copy_of_slice(&lanes);
+            } else {
+                lanes.iter_mut().zip(residual).for_each(|(value, &add)| *value = last(*value, add));
+                out.write_copy_of_slice(&lanes[..columns]);
             }
         }
     }
