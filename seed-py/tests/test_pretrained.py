@@ -70,8 +70,11 @@ def test_devices_and_dtypes(paths: list[Path], codes: np.ndarray) -> None:
         half = SeedTokenizer.from_pretrained(dtype=dtype)
         assert half.dtype == "float16"
     np.testing.assert_array_equal(half.encode(paths), codes)
-    with pytest.raises(ArgumentError, match="float32, float16 and bfloat16"):
-        SeedTokenizer.from_pretrained(dtype="int8")
+    with pytest.raises(ArgumentError, match="float32, float16, bfloat16 and int8"):
+        SeedTokenizer.from_pretrained(dtype="int4")
+    eight = SeedTokenizer.from_pretrained(dtype="int8")
+    assert eight.dtype == "int8"
+    assert np.mean(eight.encode(paths) == codes) > 0.8
     for device in ("cuda:99", "wgpu:99", "tpu"):
         with pytest.raises(DeviceError):
             SeedTokenizer.from_pretrained(device=device)

@@ -163,6 +163,9 @@ fn what_does_not_fit_is_refused() {
     // Half a model.
     refused(&with(quantizer("seed2-mlp"), "seed2-mlp"), &["visual_encoder"]);
     refused(&with(vec!["--quantizer".into(), "absent.pt".into()], "seed2-mlp"), &["absent.pt"]);
+    // A type that is in memory alone.
+    let eight = [with(files("seed2-mlp"), "seed2-mlp"), vec!["--dtype".into(), "int8".into()]].concat();
+    refused(&eight, &["int8", "f32, f16 or bf16"]);
     // A file that breaks off.
     let bytes = fs::read(format!("{GOLDEN}/seed2-mlp/seed_quantizer.pt")).unwrap();
     fs::write(world.path("cut.pt"), &bytes[..bytes.len() / 2]).unwrap();

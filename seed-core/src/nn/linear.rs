@@ -88,7 +88,11 @@ pub(super) fn plain<B: SeedBackend, const D: usize>(
     bias: Option<Tensor<B, 1>>,
     then: Then<Tensor<B, D>>,
 ) -> Tensor<B, D> {
-    let y = product(x, weight, bias);
+    and_then(product(x, weight, bias), then)
+}
+
+/// A product with its bias, and what follows.
+pub(super) fn and_then<B: SeedBackend, const D: usize>(y: Tensor<B, D>, then: Then<Tensor<B, D>>) -> Tensor<B, D> {
     match then {
         Then::Nothing => y,
         Then::Gelu => gelu(y),

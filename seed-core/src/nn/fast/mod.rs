@@ -1,7 +1,7 @@
 //! The layers of transformers on the CPU, without what plain tensor operations pay for: no copies between heads, no matrix
 //! of all scores; bias, GELU and residual are added while a result is still in the first cache.
 //!
-//! Everything stands on one small matrix product, [`tile`], which holds the unsafe code of the crate but
+//! Everything stands on one small matrix product, [`tile`], which with [`transpose`] holds the unsafe code of the crate but
 //! for one line of [`product`]. Processors without its instructions, other types than float32, and `SEED_KERNELS=plain` in the environment take the plain tensor
 //! operations, which are also what the tests compare with.
 //!
@@ -9,19 +9,22 @@
 //! the threads.
 
 mod attention;
+mod formats;
 mod layer_norm;
 mod panels;
 mod product;
 mod tile;
+mod transpose;
 
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Then, kernels};
+use super::{Then, eight_bit, kernels};
 use attention::Heads;
 use panels::Matrix;
+use product::Weight;
 use tile::Kernel;
 
 /// Name of the environment variable that turns these kernels off, and the value that does.
@@ -47,7 +50,7 @@ pub(super) fn linear<const D: usize>(
     let kernel = kernel()?;
     let mut shape = x.shape();
     let [inner, columns] = weight.dims();
-    let (x, weight) = (floats(x)?, weight.clone().into_primitive().tensor());
+    let x = floats(x)?;
     let bias = match bias {
         Some(bias) => Some(floats(bias)?),
         None => None,
@@ -63,8 +66,13 @@ pub(super) fn linear<const D: usize>(
     };
     let rows = shape.num_elements() / inner.max(1);
     let bias = bias.as_ref().map(|bias| bias.storage());
-    let sizes = [rows, inner, columns];
-    let out = product::product(kernel, x.storage(), Matrix::of(&weight)?, sizes, bias, then);
+    let quantized = eight_bit::parts(weight);
+    let (numbers, scales) = match &quantized {
+        Some(weight) => (weight.tensor().clone(), Some(weight.scales())),
+        None => (weight.clone().into_primitive().tensor(), None),
+    };
+    let weight = Weight { matrix: Matrix::of(&numbers)?, scales, sizes: [inner, columns], bias };
+    let out = product::product(kernel, x.storage(), weight, rows, then)?;
     shape[D - 1] = columns;
     Some(tensor(out, shape))
 }
@@ -187,6 +195,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Whole numbers are added up: the same results to the bit, in whatever order.
+    #[test]
+    fn eight_bits_equal_plain_loops() {
+        for [batch, tokens, inner, columns] in [
+            [1, 1, 1, 1],
+            [2, 7, 5, 16],
+            [3, 13, 64, 33],
+            [1, 40, 31, 79],
+            [5, 65, 128, 96],
+            [2, 300, 7, 1],
+            [0, 3, 4, 5],
+        ] {
+            let (x, bias) = (random([batch, tokens, inner]) * 4.0, random([columns]));
+            let values = random([columns, inner]).into_data().to_vec::<f32>().unwrap();
+            let weight = eight_bit::weight(&values, [columns, inner]).unwrap();
+            let residual = random([batch, tokens, columns]);
+            for then in [Then::Nothing, Then::Gelu, Then::Add(residual)] {
+                let product =
+                    eight_bit::product(x.clone(), &eight_bit::parts(&weight).unwrap()) + bias.clone().unsqueeze();
+                let want = plain_linear::and_then(product, then.clone());
+                let Some(found) = linear(&x, &weight, Some(&bias), &then) else { return };
+                assert_eq!(found.into_data(), want.into_data(), "{batch} x {tokens} x {inner} x {columns}");
+            }
+        }
+    }
+
+    /// What 8 bits lose: half a step of rows and of columns, in as many terms as the inner axis has.
+    #[test]
+    fn eight_bits_are_near() {
+        let (x, weight) = (random([1, 50, 256]), random([96, 256]));
+        let values = weight.clone().into_data().to_vec::<f32>().unwrap();
+        let found = eight_bit::weight(&values, [96, 256]).unwrap();
+        let found = eight_bit::product(x.clone(), &eight_bit::parts(&found).unwrap());
+        let want = plain_linear::plain(x, weight.transpose(), None, Then::Nothing);
+        let spread = want.clone().powi_scalar(2).mean().sqrt().into_scalar();
+        let error = (found - want).powi_scalar(2).mean().sqrt().into_scalar();
+        assert!(error < 0.015 * spread && error > 0.002 * spread, "{error} of {spread}");
     }
 
     #[test]
