@@ -14,7 +14,8 @@ use super::{
     data::{self, SceneData},
     model::{TrainModel, frozen, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
     vision::{GROUP, SKETCH},
 };
@@ -41,12 +42,14 @@ pub(super) fn train<A: TrainBackend>(
         let caption = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
         let causal = model.network.causal.forward_causal(features);
         let last = model.contrast.causal(causal.clone());
-        let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale));
+        let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale), 0.0);
         let sketch = model.causal_sketch.error(causal, scenes.signed_pixels_of_size(&batch, SIDE, device));
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
-    optimise("stage1", plan, session, model, step, |model, _| model)
+    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    optimise("stage1", plan, session, model, &mut task)
 }
 
 /// Queries that start as what is peculiar to places: the mean features of patches that are spread over the image, in

@@ -28,8 +28,9 @@ use crate::{
 use super::{
     data::{self, SceneData},
     model::{TrainModel, frozen, scale},
-    objective::{contrast, cosine_loss, squared_error},
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    objective::{contrast, cosine_loss, quantization, squared_error},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
     vision::{GROUP, SKETCH},
 };
@@ -68,16 +69,15 @@ pub(super) fn train<A: TrainBackend>(
         let z = network.quantizer.latents(causal.clone());
         let codes = network.quantizer.nearest(z.clone().detach());
         let rows = network.quantizer.rows(codes.clone());
-        let quantize = squared_error(z.clone(), rows.clone().detach()) * COMMITMENT
-            + squared_error(rows.clone(), z.clone().detach());
+        let quantize = quantization(z.clone(), rows.clone(), COMMITMENT, false);
         let straight_through = z.clone() + (rows - z).detach();
         let states = network.quantizer.states(straight_through);
         let semantic = network.detokenizer.semantic(states.clone());
         let rebuilt = semantic.expect("a recipe's model has a semantic branch");
         let semantic = cosine_loss(rebuilt.clone(), settled);
         let similarity = scale(&model.causal_scale);
-        let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone());
-        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity);
+        let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone(), 0.0);
+        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity, 0.0);
         let made = network.detokenizer.generation(states);
         let generation = squared_error(made.clone(), Tensor::from_inner(target).unsqueeze_dim(1));
         let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
@@ -104,9 +104,11 @@ pub(super) fn train<A: TrainBackend>(
             let latents = current.quantizer.latents(current.causal_embeddings(scenes.pixels(&sample, device)));
             model.network.quantizer = restart(model.network.quantizer, latents, scenes.seed ^ step as u64, step == 0);
         }
-        model
+        Ok(model)
     };
-    optimise("stage2", plan, session, model, step, after)
+    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let mut task = Steps { step, after, validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    optimise("stage2", plan, session, model, &mut task)
 }
 
 fn distinct<B: Backend>(codes: Tensor<B, 2, Int>) -> f64 {

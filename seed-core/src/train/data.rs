@@ -39,6 +39,11 @@ impl SceneData {
             .collect()
     }
 
+    /// What the scenes of a step are called.
+    pub(super) fn keys(&self, step: usize, batch: usize) -> Vec<String> {
+        (step * batch..(step + 1) * batch).map(|index| format!("scene {index}")).collect()
+    }
+
     /// `count` scenes from the index `first` on.
     pub(super) fn scenes_from(&self, first: u64, count: usize) -> Vec<Scene> {
         let indices = (first..first + count as u64).into_par_iter();

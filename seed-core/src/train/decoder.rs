@@ -28,7 +28,8 @@ use super::{
     data::SceneData,
     objective::squared_error,
     parts::Parts,
-    run::{Output, Plan, Session, TrainBackend, optimise},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise},
     vae::normals,
 };
 
@@ -63,8 +64,9 @@ pub(super) fn train<A: TrainBackend>(
     inputs: Inputs<'_, A>,
     scenes: &SceneData,
     session: &mut Session<'_>,
-    device: &A::Device,
+    devices: &[A::Device],
 ) -> Result<UNet<A::InnerBackend>> {
+    let device = &devices[0];
     if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
         return Ok(unet.valid());
     }
@@ -76,10 +78,10 @@ pub(super) fn train<A: TrainBackend>(
         normalizer: ImageNormalizer::<A::InnerBackend>::identity(dim, device),
         schedule: NoiseSchedule::new(&NoiseScheduleConfig::unclip_embedding()),
     };
-    let parts = Parts::new(plan);
+    let parts = Parts::<A>::new(plan, devices);
     let step = |unet: &UNet<A>, step: usize| {
         let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
-        parts.learn(unet, |unet: &UNet<A>, part| {
+        parts.learn(unet, |unet: &UNet<A>, part, to| {
             let (batch, first) = (part.len(), (step * plan.batch + part.start) as u64);
             let numbers =
                 |values: Vec<f32>| Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device);
@@ -98,12 +100,19 @@ pub(super) fn train<A: TrainBackend>(
             let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
             let target = schedule.velocity(clean, noise, &timesteps);
             let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-            let context = Tensor::<A, 3>::zeros([batch, 1, inputs.unet.cross_attention_dim], device);
-            let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context, Some(Tensor::from_inner(labels)));
-            Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
+            let context = Tensor::<A, 3>::zeros([batch, 1, inputs.unet.cross_attention_dim], to);
+            let [noisy, target] = [noisy, target].map(|x| Tensor::from_inner(x.to_device(to)));
+            let labels = Tensor::from_inner(labels.to_device(to));
+            let got = unet.forward(noisy, &timesteps, context, Some(labels));
+            Ok(Output { loss: squared_error(got, target), metrics: Vec::new() })
         })
     };
-    Ok(optimise("decoder", plan, session, inputs.start.clone(), step, |unet, _| unet)?.valid())
+    let keys = |step: usize| {
+        let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
+        Ok(draws.into_iter().map(|draw| format!("image {} of the pool", draw.pick)).collect())
+    };
+    let mut task = Steps { step, after: |unet, _| Ok(unet), validate: |_: &UNet<A>| Ok(Vec::new()), keys };
+    Ok(optimise("decoder", plan, session, inputs.start.clone(), &mut task)?.valid())
 }
 
 /// What is drawn for one image of a step.

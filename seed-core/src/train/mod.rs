@@ -16,12 +16,19 @@ mod codebook;
 mod data;
 mod decoder;
 mod export;
+#[cfg(test)]
+mod golden;
 mod model;
 mod objective;
+mod optim;
 mod parts;
+mod plan;
+mod precision;
 mod recipe;
 mod run;
 mod sketch;
+mod stage1;
+mod stage2;
 mod start;
 mod vae;
 mod vision;
@@ -32,7 +39,9 @@ use burn::backend::Autodiff;
 
 pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
-pub use run::{GivenDecoder, Plan, Session, Stage, StepReport, TrainBackend};
+pub use optim::Decay;
+pub use plan::{Keep, Plan, Precision, Schedule};
+pub use run::{GivenDecoder, Session, Stage, StepReport, TrainBackend};
 
 use crate::{
     device::{Device, OnBackend},
@@ -56,14 +65,15 @@ use export::Tokenizer;
 pub fn train<A: TrainBackend>(
     recipe: &Recipe,
     session: &mut Session<'_>,
-    device: &A::Device,
+    devices: &[A::Device],
 ) -> Result<Option<PathBuf>> {
+    let device = &devices[0];
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
     let decoder = session.decoder.as_ref().map(GivenDecoder::describe);
     recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
     let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
     if session.until == Stage::Vae {
-        autoencoder::<A>(recipe, &scenes, session, device)?;
+        autoencoder::<A>(recipe, &scenes, session, devices)?;
         return Ok(None);
     }
     let tokenizer = match given {
@@ -82,7 +92,7 @@ pub fn train<A: TrainBackend>(
     let (vae_config, vae) = match &session.decoder {
         Some(GivenDecoder::Whole(files)) => export::open_vae(&files.sub("vae"), recipe, device)?,
         Some(GivenDecoder::Autoencoder(files)) => export::open_vae(files, recipe, device)?,
-        None => autoencoder::<A>(recipe, &scenes, session, device)?,
+        None => autoencoder::<A>(recipe, &scenes, session, devices)?,
     };
     let start = match &session.decoder {
         Some(GivenDecoder::Whole(files)) => export::open_unet(&files.sub("unet"), recipe, device)?,
@@ -100,7 +110,7 @@ pub fn train<A: TrainBackend>(
         pool: recipe.diffusion.pool,
         start,
     };
-    let unet = decoder::train(&recipe.decoder, inputs, &scenes, session, device)?;
+    let unet = decoder::train(&recipe.decoder, inputs, &scenes, session, devices)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(Some(bundle))
 }
@@ -138,10 +148,10 @@ fn autoencoder<A: TrainBackend>(
     recipe: &Recipe,
     scenes: &data::SceneData,
     session: &mut Session<'_>,
-    device: &A::Device,
+    devices: &[A::Device],
 ) -> Result<(VaeConfig, Vae<A::InnerBackend>)> {
-    begin::<A>(Stage::Vae, recipe, device);
-    vae::train::<A>(&recipe.vae, &recipe.vae(), scenes, session, device)
+    begin::<A>(Stage::Vae, recipe, &devices[0]);
+    vae::train::<A>(&recipe.vae, &recipe.vae(), scenes, session, devices)
 }
 
 /// As [`train`], on the autodiff form of a device's backend.
@@ -154,7 +164,7 @@ pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result
         type Output = Result<Option<PathBuf>>;
 
         fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
-            train::<Autodiff<B>>(self.0, self.1, &device)
+            train::<Autodiff<B>>(self.0, self.1, &[device])
         }
     }
     device.run(Train(recipe, session))?

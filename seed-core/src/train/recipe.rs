@@ -17,7 +17,7 @@ use crate::{
     tokenizer::SeedConfig,
 };
 
-use super::run::Plan;
+use super::plan::Plan;
 
 /// A whole training run on scenes, from nothing to a bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,18 +119,10 @@ impl Recipe {
             return Err(fail("model.head must be \"mlp\" or \"qformer\", with recon_semantic = true".to_owned()));
         }
         for (stage, plan) in recipe.plans() {
-            let splits = matches!(stage, "vae" | "decoder");
-            if plan.parts == 0 || plan.parts > plan.batch || (plan.parts > 1 && !splits) {
-                return Err(fail(format!(
-                    "{stage}: parts = {} must lie between 1 and the batch, and be 1 for all stages but vae and decoder",
-                    plan.parts
-                )));
+            if plan.parts > 1 && !matches!(stage, "vae" | "decoder") {
+                return Err(fail(format!("{stage}: parts = {} must be 1: its loss compares the whole batch", plan.parts)));
             }
-            if plan.batch == 0 || plan.warmup > plan.steps || !(plan.learning_rate > 0.0 && plan.learning_rate < 1.0) {
-                return Err(fail(format!(
-                    "{stage}: batch must not be 0, warmup not exceed steps, and learning_rate lie between 0 and 1"
-                )));
-            }
+            plan.check().map_err(|reason| fail(format!("{stage}: {reason}")))?;
         }
         if recipe.diffusion.unet_channels.is_empty() || recipe.diffusion.head_dim == 0 || recipe.diffusion.pool == 0 {
             return Err(fail("diffusion.unet_channels, head_dim and pool must not be empty or 0".to_owned()));

@@ -25,7 +25,8 @@ use crate::{
 use super::{
     data::SceneData,
     parts::Parts,
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     start::initial,
 };
 
@@ -43,12 +44,13 @@ pub(super) fn train<A: TrainBackend>(
     config: &VaeConfig,
     scenes: &SceneData,
     session: &mut Session<'_>,
-    device: &A::Device,
+    devices: &[A::Device],
 ) -> Result<(VaeConfig, Vae<A::InnerBackend>)> {
-    let parts = Parts::new(plan);
+    let device = &devices[0];
+    let parts = Parts::<A>::new(plan, devices);
     let step = |vae: &Vae<A>, step: usize| {
         let batch = scenes.scenes(step, plan.batch, 1);
-        parts.learn(vae, |vae: &Vae<A>, part| {
+        parts.learn(vae, |vae: &Vae<A>, part, device| {
             let first = (step * plan.batch + part.start) as u64;
             let images = scenes.signed_pixels::<A>(&batch[part], device);
             let (mean, log_variance) = vae.encode(images.clone());
@@ -65,7 +67,9 @@ pub(super) fn train<A: TrainBackend>(
             Ok(Output { loss: pixels + squares * SQUARES + divergence * DIVERGENCE, metrics })
         })
     };
-    let vae = optimise("vae", plan, session, initial(config.init::<A>(device)), step, |vae, _| vae)?.valid();
+    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let mut task = Steps { step, after: |vae, _| Ok(vae), validate: |_: &Vae<A>| Ok(Vec::new()), keys };
+    let vae = optimise("vae", plan, session, initial(config.init::<A>(device)), &mut task)?.valid();
     let sample = scenes.scenes_from(u64::MAX / 4, MEASURED);
     let latents = sample.chunks(32).map(|part| vae.encode(scenes.signed_pixels(part, device)).0).collect();
     let deviation = scalar(Tensor::cat(latents, 0).flatten::<1>(0, 3).var(0)).sqrt();

@@ -14,7 +14,8 @@ use super::{
     data::{self, SceneData},
     model::{TrainModel, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
 };
 
@@ -36,11 +37,13 @@ pub(super) fn train<A: TrainBackend>(
         let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
         let image = model.contrast.image(model.network.features(scenes.pixels(&batch, device)));
         let caption = model.contrast.text(Tensor::from_data(ids, device));
-        let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale));
+        let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale), 0.0);
         let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
-    optimise("vision", plan, session, model, step, |model, _| model)
+    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    optimise("vision", plan, session, model, &mut task)
 }
