@@ -192,7 +192,7 @@ pub(super) fn optimise<A, M>(
     session: &mut Session<'_>,
     mut model: M,
     mut step: impl FnMut(&M, usize) -> Result<Learned>,
-    mut after: impl FnMut(M, usize) -> M,
+    mut after: impl FnMut(M, usize) -> Result<M>,
 ) -> Result<M>
 where
     A: TrainBackend,
@@ -222,7 +222,7 @@ where
         if !loss.is_finite() {
             return Err(Error::Diverged { stage: name, step: index, loss });
         }
-        model = after(optimizer.step(learning_rate, model, gradients), index);
+        model = after(optimizer.step(learning_rate, model, gradients), index)?;
         let done = index + 1;
         let report = StepReport {
             stage: name,
