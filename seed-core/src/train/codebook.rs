@@ -9,7 +9,7 @@
 //!   its loss weighs 2;
 //! - the causal Q-Former goes on learning, so that what the codes cannot hold gives way to what they can; what the
 //!   semantic branch rebuilds are the causal embeddings that stage 1 ended with;
-//! - the rebuilt generation embedding also draws the scene, by the head that drew it from the image embedding, see `sketch`;
+//! - the rebuilt generation embedding also draws the image, by the head that drew it from the image embedding, see `sketch`;
 //! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
 use burn::{
@@ -26,13 +26,13 @@ use crate::{
 };
 
 use super::{
-    data::{self, SceneData},
+    data::{Data, Sequence},
     model::{TrainModel, frozen, scale},
     objective::{contrast, cosine_loss, quantization, squared_error},
     plan::Plan,
     run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
-    vision::{GROUP, SKETCH},
+    vision::SKETCH,
 };
 
 /// Weights of the quantisation, semantic and generation losses.
@@ -43,14 +43,14 @@ const CONTRAST: f64 = 0.5;
 const COMMITMENT: f64 = 0.25;
 /// Steps between two searches for dead rows.
 const RESTART_EVERY: usize = 20;
-/// Scenes whose latents decide which rows are dead.
-const RESTART_SCENES: usize = 256;
+/// Images whose latents decide which rows are dead.
+const RESTART_IMAGES: usize = 256;
 /// The share of the steps after which rows are left alone to settle.
 const RESTART_UNTIL: f64 = 0.8;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    scenes: &SceneData,
+    data: &Data<'_>,
     text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
@@ -58,10 +58,10 @@ pub(super) fn train<A: TrainBackend>(
 ) -> Result<TrainModel<A>> {
     let fixed = frozen(&model);
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, GROUP);
-        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
+        let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
+        let ids = TensorData::new(text.ids(&batch.captions)?, [plan.batch, text.context]);
         let caption: Tensor<A, 2> = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
-        let features = fixed.network.features(scenes.pixels(&batch, device));
+        let features = fixed.network.features(batch.pixels(device));
         let target = generation_target(fixed.contrast.image(features.clone()));
         let settled: Tensor<A, 3> = Tensor::from_inner(fixed.network.causal.forward_causal(features.clone()));
         let network = &model.network;
@@ -80,7 +80,7 @@ pub(super) fn train<A: TrainBackend>(
         let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity, 0.0);
         let made = network.detokenizer.generation(states);
         let generation = squared_error(made.clone(), Tensor::from_inner(target).unsqueeze_dim(1));
-        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(made, drawn);
         let metrics = vec![
             ("quantize", scalar(quantize.clone())),
@@ -98,15 +98,13 @@ pub(super) fn train<A: TrainBackend>(
     let after = |mut model: TrainModel<A>, step: usize| {
         if step.is_multiple_of(RESTART_EVERY) && step <= restart_until {
             let current = frozen(&model).network;
-            // Scenes of their own, far from those of any step.
-            let first = u64::MAX / 2 + (step * RESTART_SCENES) as u64;
-            let sample = scenes.scenes_from(first, RESTART_SCENES);
-            let latents = current.quantizer.latents(current.causal_embeddings(scenes.pixels(&sample, device)));
-            model.network.quantizer = restart(model.network.quantizer, latents, scenes.seed ^ step as u64, step == 0);
+            let sample = data.batch(Sequence::Rows, step / RESTART_EVERY * RESTART_IMAGES, RESTART_IMAGES)?;
+            let latents = current.quantizer.latents(current.causal_embeddings(sample.pixels(device)));
+            model.network.quantizer = restart(model.network.quantizer, latents, data.seed ^ step as u64, step == 0);
         }
         Ok(model)
     };
-    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
     let mut task = Steps { step, after, validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
     optimise("stage2", plan, session, model, &mut task)
 }

@@ -1,8 +1,8 @@
 //! Stage "decoder": the UNet on latents, told what to draw by a generation embedding (arXiv 2204.06125; v-prediction of
 //! arXiv 2202.00512; dropped conditions of arXiv 2207.12598).
 //!
-//! Latents and embeddings of a pool of scenes are computed once, the steps draw from the pool. Four of five
-//! conditions are what the detokenizer makes of the scene's codes, because that is what decoding gives it, the others image
+//! Latents and embeddings of a pool of images are computed once, the steps draw from the pool. Four of five
+//! conditions are what the detokenizer makes of an image's codes, because that is what decoding gives it, the others image
 //! embeddings.
 //! One in ten is dropped: zeros, as guidance uses.
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 use super::{
-    data::SceneData,
+    data::{Data, Sequence},
     objective::squared_error,
     parts::Parts,
     plan::Plan,
@@ -37,7 +37,7 @@ use super::{
 const DROPPED: f64 = 0.1;
 /// Share of the conditions that come from codes.
 const FROM_CODES: f64 = 0.8;
-/// Scenes that are encoded at a time.
+/// Images that are encoded at a time.
 const AT_ONCE: usize = 64;
 
 /// What the stage needs of the ones before.
@@ -62,7 +62,7 @@ struct Pool<A: TrainBackend> {
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
     inputs: Inputs<'_, A>,
-    scenes: &SceneData,
+    data: &Data<'_>,
     session: &mut Session<'_>,
     devices: &[A::Device],
 ) -> Result<UNet<A::InnerBackend>> {
@@ -70,7 +70,7 @@ pub(super) fn train<A: TrainBackend>(
     if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
         return Ok(unet.valid());
     }
-    let pool = pool::<A>(&inputs, scenes, device);
+    let pool = pool::<A>(&inputs, data, device)?;
     let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
     let [_, channels, size, _] = pool.latents.dims();
     let [_, dim] = pool.image.dims();
@@ -80,7 +80,7 @@ pub(super) fn train<A: TrainBackend>(
     };
     let parts = Parts::<A>::new(plan, devices);
     let step = |unet: &UNet<A>, step: usize| {
-        let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
+        let draws = draws(data.seed, step, plan.batch, inputs.pool, schedule.timesteps());
         parts.learn(unet, |unet: &UNet<A>, part, to| {
             let (batch, first) = (part.len(), (step * plan.batch + part.start) as u64);
             let numbers =
@@ -92,7 +92,7 @@ pub(super) fn train<A: TrainBackend>(
             let image = pool.image.clone().select(0, picks.clone());
             let codes = pool.codes.clone().select(0, picks.clone());
             let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
-            let noise = normals(scenes.seed, first, [batch, dim + channels * size * size], device);
+            let noise = normals(data.seed, first, [batch, dim + channels * size * size], device);
             let of_condition = noise.clone().narrow(1, 0, dim);
             let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
             let labels = noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
@@ -108,7 +108,7 @@ pub(super) fn train<A: TrainBackend>(
         })
     };
     let keys = |step: usize| {
-        let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
+        let draws = draws(data.seed, step, plan.batch, inputs.pool, schedule.timesteps());
         Ok(draws.into_iter().map(|draw| format!("image {} of the pool", draw.pick)).collect())
     };
     let mut task = Steps { step, after: |unet, _| Ok(unet), validate: |_: &UNet<A>| Ok(Vec::new()), keys };
@@ -136,19 +136,19 @@ fn draws(seed: u64, step: usize, batch: usize, pool: usize, timesteps: usize) ->
     (0..batch).map(|_| draw()).collect()
 }
 
-fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A::Device) -> Pool<A> {
+fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, data: &Data<'_>, device: &A::Device) -> Result<Pool<A>> {
     let network = inputs.network;
     let (mut latents, mut image, mut codes) = (Vec::new(), Vec::new(), Vec::new());
     for first in (0..inputs.pool).step_by(AT_ONCE) {
         let count = AT_ONCE.min(inputs.pool - first);
-        let batch = scenes.scenes_from((usize::MAX / 8 + first) as u64, count);
-        let mean = inputs.vae.encode(scenes.signed_pixels(&batch, device)).0;
+        let batch = data.batch(Sequence::Pool, first, count)?;
+        let mean = inputs.vae.encode(batch.signed_pixels(device)).0;
         latents.push(mean * inputs.vae_config.scaling_factor);
-        let features = network.features(scenes.pixels(&batch, device));
+        let features = network.features(batch.pixels(device));
         image.push(generation_target(inputs.contrast.image(features.clone())));
         let causal = network.causal.forward_causal(features);
         let made = network.generation(network.quantizer.nearest(network.quantizer.latents(causal)));
         codes.push(made.flatten::<2>(1, 2));
     }
-    Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) }
+    Ok(Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) })
 }

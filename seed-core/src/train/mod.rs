@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 
+pub use data::{DataOptions, PairOptions};
 pub use model::TrainModel;
 pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use optim::Decay;
@@ -50,6 +51,7 @@ use crate::{
     nn::SeedBackend,
 };
 
+use data::Data;
 use export::Tokenizer;
 
 /// Runs the stages of a recipe in `session`'s folder up to the one that it names, or what of them is not done yet, and
@@ -71,14 +73,14 @@ pub fn train<A: TrainBackend>(
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
     let decoder = session.decoder.as_ref().map(GivenDecoder::describe);
     recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
-    let scenes = data::SceneData { seed: recipe.seed, image_size: recipe.model.image_size };
+    let data = Data::open(recipe, &session.folder, session.stop)?;
     if session.until == Stage::Vae {
-        autoencoder::<A>(recipe, &scenes, session, devices)?;
+        autoencoder::<A>(recipe, &data, session, devices)?;
         return Ok(None);
     }
     let tokenizer = match given {
         Some(tokenizer) => tokenizer,
-        None => match tokenizer::<A>(recipe, &scenes, session, device)? {
+        None => match tokenizer::<A>(recipe, &data, session, device)? {
             Some(tokenizer) => tokenizer,
             None => return Ok(None),
         },
@@ -92,7 +94,7 @@ pub fn train<A: TrainBackend>(
     let (vae_config, vae) = match &session.decoder {
         Some(GivenDecoder::Whole(files)) => export::open_vae(&files.sub("vae"), recipe, device)?,
         Some(GivenDecoder::Autoencoder(files)) => export::open_vae(files, recipe, device)?,
-        None => autoencoder::<A>(recipe, &scenes, session, devices)?,
+        None => autoencoder::<A>(recipe, &data, session, devices)?,
     };
     let start = match &session.decoder {
         Some(GivenDecoder::Whole(files)) => export::open_unet(&files.sub("unet"), recipe, device)?,
@@ -110,7 +112,7 @@ pub fn train<A: TrainBackend>(
         pool: recipe.diffusion.pool,
         start,
     };
-    let unet = decoder::train(&recipe.decoder, inputs, &scenes, session, devices)?;
+    let unet = decoder::train(&recipe.decoder, inputs, &data, session, devices)?;
     export::decoder(recipe, &bundle, export::Parts { vae_config, vae, unet_config, unet }, device)?;
     Ok(Some(bundle))
 }
@@ -123,35 +125,35 @@ fn begin<A: TrainBackend>(stage: Stage, recipe: &Recipe, device: &A::Device) {
 /// The stages vision, 1 and 2; nothing when `session` ends before the last.
 fn tokenizer<A: TrainBackend>(
     recipe: &Recipe,
-    scenes: &data::SceneData,
+    data: &Data<'_>,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<Option<Tokenizer<A::InnerBackend>>> {
     let text = recipe.text();
     begin::<A>(Stage::Vision, recipe, device);
     let model = TrainModel::<A>::new(&recipe.model, &text, device);
-    let model = vision::train(&recipe.vision, scenes, &text, model, session, device)?;
+    let model = vision::train(&recipe.vision, data, &text, model, session, device)?;
     if session.until == Stage::Vision {
         return Ok(None);
     }
     begin::<A>(Stage::Stage1, recipe, device);
-    let model = causal::train(&recipe.stage1, scenes, &text, model, session, device)?;
+    let model = causal::train(&recipe.stage1, data, &text, model, session, device)?;
     if session.until == Stage::Stage1 {
         return Ok(None);
     }
     begin::<A>(Stage::Stage2, recipe, device);
-    let model = codebook::train(&recipe.stage2, scenes, &text, model, session, device)?;
+    let model = codebook::train(&recipe.stage2, data, &text, model, session, device)?;
     Ok(Some(Tokenizer::trained(recipe, model::frozen(&model))))
 }
 
 fn autoencoder<A: TrainBackend>(
     recipe: &Recipe,
-    scenes: &data::SceneData,
+    data: &Data<'_>,
     session: &mut Session<'_>,
     devices: &[A::Device],
 ) -> Result<(VaeConfig, Vae<A::InnerBackend>)> {
     begin::<A>(Stage::Vae, recipe, &devices[0]);
-    vae::train::<A>(&recipe.vae, &recipe.vae(), scenes, session, devices)
+    vae::train::<A>(&recipe.vae, &recipe.vae(), data, session, devices)
 }
 
 /// As [`train`], on the autodiff form of a device's backend.

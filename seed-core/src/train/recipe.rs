@@ -17,9 +17,9 @@ use crate::{
     tokenizer::SeedConfig,
 };
 
-use super::plan::Plan;
+use super::{data::DataOptions, plan::Plan};
 
-/// A whole training run on scenes, from nothing to a bundle.
+/// A whole training run, from nothing to a bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -27,6 +27,9 @@ pub struct Recipe {
     pub name: String,
     /// Seed of the weights' initial values and of the data.
     pub seed: u64,
+    /// What is learned from; scenes unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub data: DataOptions,
     /// Sizes of the tokenizer.
     pub model: SeedConfig,
     /// Sizes of the text tower.
@@ -91,6 +94,11 @@ pub struct TextSizes {
     pub context: usize,
 }
 
+/// Runs of before there was a choice go on.
+fn is_default(data: &DataOptions) -> bool {
+    *data == DataOptions::default()
+}
+
 impl Recipe {
     /// Reads and checks a recipe.
     ///
@@ -109,6 +117,7 @@ impl Recipe {
         let fail = |reason: String| Error::Config { file: file.to_owned(), reason };
         let recipe: Self = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
         recipe.model.validate(file)?;
+        recipe.data.check().map_err(&fail)?;
         if recipe.model.generation_dim != recipe.contrast.embed_dim {
             return Err(fail(format!(
                 "model.generation_dim = {} must equal contrast.embed_dim = {}: the image embedding is the target",

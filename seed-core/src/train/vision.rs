@@ -1,7 +1,7 @@
 //! Stage "vision": the vision transformer and a text tower by contrast on captions (arXiv 2103.00020, figure 3).
 //!
-//! Half of each group of a batch are near-duplicates that differ in one attribute, so that the embedding has to keep
-//! every attribute, not only those that tell random scenes apart. The embedding also has to draw the scene, see `sketch`.
+//! Batches of scenes hold near-duplicates that differ in one attribute, see `data`. The embedding also has to draw the
+//! image, see `sketch`.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::{
-    data::{self, SceneData},
+    data::{Data, Sequence},
     model::{TrainModel, scale},
     objective,
     plan::Plan,
@@ -19,31 +19,29 @@ use super::{
     sketch::SIDE,
 };
 
-/// Scenes in a group of near-duplicates.
-pub(super) const GROUP: usize = 4;
 /// Weight of the coarse picture's error.
 pub(super) const SKETCH: f64 = 20.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    scenes: &SceneData,
+    data: &Data<'_>,
     text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, GROUP);
-        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
-        let image = model.contrast.image(model.network.features(scenes.pixels(&batch, device)));
+        let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
+        let ids = TensorData::new(text.ids(&batch.captions)?, [plan.batch, text.context]);
+        let image = model.contrast.image(model.network.features(batch.pixels(device)));
         let caption = model.contrast.text(Tensor::from_data(ids, device));
         let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale), 0.0);
-        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
-    let keys = |step: usize| Ok(scenes.keys(step, plan.batch));
+    let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
     let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
     optimise("vision", plan, session, model, &mut task)
 }
