@@ -56,6 +56,8 @@ pub(super) enum Sequence {
     Latents,
     /// To compute latents and conditions of once: the stage decoder.
     Pool,
+    /// To measure a model on, during training: never learned from.
+    HeldOut,
 }
 
 /// Where images come from.
@@ -69,7 +71,12 @@ pub(super) struct Data<'a> {
     /// The recipe's seed.
     pub(super) seed: u64,
     pictures: Box<dyn Pictures + 'a>,
+    /// What is measured on, where it is not among the above.
+    held_out: Option<Box<dyn Pictures + 'a>>,
 }
+
+/// Folder of a run for what is known of the images to measure on.
+const HELD_OUT: &str = "held-out";
 
 impl<'a> Data<'a> {
     /// What a recipe names, for a run in `folder`. `stop` ends a wait for the first images.
@@ -78,11 +85,19 @@ impl<'a> Data<'a> {
     /// When there are no such data; when the run in `folder` was begun with others.
     pub(super) fn open(recipe: &Recipe, folder: &Path, stop: &'a AtomicBool) -> Result<Self> {
         let (seed, image_size) = (recipe.seed, recipe.model.image_size);
+        let sizes = [seed, image_size as u64];
+        let mut held_out = None;
         let pictures = match &recipe.data {
             DataOptions::Scenes {} => Box::new(scenes::SceneData { seed, image_size }),
-            DataOptions::Pairs(options) => open_pairs(options, [seed, image_size as u64], folder, stop)?,
+            DataOptions::Pairs(options) => {
+                if !options.validation.is_empty() {
+                    let apart = PairOptions { inputs: options.validation.clone(), ..options.clone() };
+                    held_out = Some(open_pairs(&apart, sizes, &folder.join(HELD_OUT), stop)?);
+                }
+                open_pairs(options, sizes, folder, stop)?
+            }
         };
-        Ok(Self { seed, pictures })
+        Ok(Self { seed, pictures, held_out })
     }
 
     /// `count` images of a sequence from the position `first` on.
@@ -90,7 +105,10 @@ impl<'a> Data<'a> {
     /// # Errors
     /// When the data cannot be read.
     pub(super) fn batch(&self, sequence: Sequence, first: usize, count: usize) -> Result<Batch> {
-        self.pictures.batch(sequence, first, count)
+        match &self.held_out {
+            Some(held_out) if sequence == Sequence::HeldOut => held_out.batch(sequence, first, count),
+            _ => self.pictures.batch(sequence, first, count),
+        }
     }
 }
 

@@ -26,6 +26,9 @@ impl Default for DataOptions {
 pub struct PairOptions {
     /// Files, folders, globs and brace lists, as `seed tokenize` takes them.
     pub inputs: Vec<String>,
+    /// The same of images that are never learned from, to validate on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<String>,
     /// Format of the inputs, by the names of `seed tokenize --source`; found by content unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
@@ -79,6 +82,14 @@ fn caption_tokens() -> usize {
 }
 
 impl DataOptions {
+    /// What it is, in words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Scenes {} => "scenes".to_owned(),
+            Self::Pairs(pairs) => pairs.inputs.join(" "),
+        }
+    }
+
     /// Refuses values that nothing can be drawn by.
     ///
     /// # Errors
@@ -88,8 +99,8 @@ impl DataOptions {
         if pairs.inputs.is_empty() {
             return Err("data.inputs is empty; name folders, tars, parquet files or lists of images".to_owned());
         }
-        if pairs.inputs.iter().any(|input| input == "-") {
-            return Err("data.inputs names standard input, which cannot be read again; name files".to_owned());
+        if pairs.inputs.iter().chain(&pairs.validation).any(|input| input == "-") {
+            return Err("data names standard input, which cannot be read again; name files".to_owned());
         }
         if pairs.shuffle == 0 || pairs.workers == Some(0) {
             return Err("data.shuffle and data.workers must not be 0".to_owned());
