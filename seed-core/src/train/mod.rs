@@ -13,7 +13,7 @@
 
 mod causal;
 mod codebook;
-mod data;
+pub mod data;
 mod decoder;
 mod export;
 #[cfg(test)]
@@ -37,11 +37,10 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 
-pub use data::{DataOptions, PairOptions};
 pub use model::TrainModel;
-pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use optim::Decay;
 pub use plan::{Keep, Plan, Precision, Schedule};
+pub use recipe::{DiffusionSizes, Recipe, TextSizes};
 pub use run::{GivenDecoder, Session, Stage, StepReport, TrainBackend};
 
 use crate::{
@@ -72,8 +71,8 @@ pub fn train<A: TrainBackend>(
     let device = &devices[0];
     let given = session.tokenizer.as_ref().map(|model| Tokenizer::open(model, recipe, device)).transpose()?;
     let decoder = session.decoder.as_ref().map(GivenDecoder::describe);
+    let data = Data::open(recipe, &session.folder, session.stop)?; // first: a wrong name of data claims no folder
     recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
-    let data = Data::open(recipe, &session.folder, session.stop)?;
     if session.until == Stage::Vae {
         autoencoder::<A>(recipe, &data, session, devices)?;
         return Ok(None);

@@ -8,23 +8,12 @@
 //! |---|---|
 //! | `options` | what a recipe may ask for |
 //! | `scenes` | scenes, rendered as they are asked for |
-//! | `pairs` | images with captions of a dataset: `stream` puts them in a random order, `loader` decodes them ahead on many |
-//! | | threads, `augment` cuts and mirrors them, `record` keeps what cannot be used |
+//! | `pairs` | images with captions of a dataset |
 
-#[cfg(feature = "dataset")]
-mod augment;
-#[cfg(feature = "dataset")]
-mod loader;
 mod options;
 #[cfg(feature = "dataset")]
 mod pairs;
-#[cfg(feature = "dataset")]
-mod record;
 mod scenes;
-#[cfg(feature = "dataset")]
-mod stream;
-#[cfg(all(test, feature = "dataset"))]
-mod tests;
 
 use std::{ops::Range, path::Path, sync::atomic::AtomicBool};
 
@@ -38,8 +27,13 @@ use crate::{
 };
 
 pub use options::{DataOptions, PairOptions};
+#[cfg(feature = "dataset")]
+pub use pairs::{Pair, Pairs};
 
 use super::recipe::Recipe;
+
+/// What of the data could not be used, in a run's folder: one JSON object a line.
+pub const FAILURES: &str = "failures.jsonl";
 
 /// What images are asked for; each is a sequence of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +50,8 @@ pub(super) enum Sequence {
     Latents,
     /// To compute latents and conditions of once: the stage decoder.
     Pool,
+    /// To measure a model on, during training: never learned from.
+    HeldOut,
 }
 
 /// Where images come from.
@@ -80,7 +76,7 @@ impl<'a> Data<'a> {
         let (seed, image_size) = (recipe.seed, recipe.model.image_size);
         let pictures = match &recipe.data {
             DataOptions::Scenes {} => Box::new(scenes::SceneData { seed, image_size }),
-            DataOptions::Pairs(options) => open_pairs(options, [seed, image_size as u64], folder, stop)?,
+            DataOptions::Pairs(options) => open_pairs(options, seed, image_size, folder, stop)?,
         };
         Ok(Self { seed, pictures })
     }
@@ -97,17 +93,24 @@ impl<'a> Data<'a> {
 #[cfg(feature = "dataset")]
 fn open_pairs<'a>(
     options: &PairOptions,
-    seed_and_size: [u64; 2],
+    seed: u64,
+    image_size: usize,
     folder: &Path,
     stop: &'a AtomicBool,
 ) -> Result<Box<dyn Pictures + 'a>> {
-    Ok(Box::new(pairs::PairData::open(options, seed_and_size, folder, stop)?))
+    Ok(Box::new(Pairs::open(options, seed, image_size, folder, stop)?))
 }
 
 #[cfg(not(feature = "dataset"))]
-fn open_pairs<'a>(options: &PairOptions, _: [u64; 2], _: &Path, _: &'a AtomicBool) -> Result<Box<dyn Pictures + 'a>> {
+fn open_pairs<'a>(
+    options: &PairOptions,
+    _: u64,
+    _: usize,
+    _: &Path,
+    _: &'a AtomicBool,
+) -> Result<Box<dyn Pictures + 'a>> {
     let reason = "this build reads no datasets; build it with the feature dataset".to_owned();
-    Err(Error::Input { name: options.inputs.join(" "), reason })
+    Err(crate::Error::Input { name: options.inputs.join(" "), reason })
 }
 
 /// Images with what belongs to them, in order.

@@ -26,6 +26,9 @@ impl Default for DataOptions {
 pub struct PairOptions {
     /// Files, folders, globs and brace lists, as `seed tokenize` takes them.
     pub inputs: Vec<String>,
+    /// The same of images that are never learned from, to validate on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<String>,
     /// Format of the inputs, by the names of `seed tokenize --source`; found by content unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
@@ -78,6 +81,27 @@ fn caption_tokens() -> usize {
     32
 }
 
+impl PairOptions {
+    /// Those of the official training, for `inputs`.
+    pub fn new(inputs: Vec<String>) -> Self {
+        Self {
+            inputs,
+            validation: Vec::new(),
+            format: None,
+            root: None,
+            image_column: None,
+            caption_column: None,
+            key_column: None,
+            shuffle: shuffle(),
+            workers: None,
+            crop: crop(),
+            flip: flip(),
+            tokenizer: None,
+            caption_tokens: caption_tokens(),
+        }
+    }
+}
+
 impl DataOptions {
     /// Refuses values that nothing can be drawn by.
     ///
@@ -88,8 +112,8 @@ impl DataOptions {
         if pairs.inputs.is_empty() {
             return Err("data.inputs is empty; name folders, tars, parquet files or lists of images".to_owned());
         }
-        if pairs.inputs.iter().any(|input| input == "-") {
-            return Err("data.inputs names standard input, which cannot be read again; name files".to_owned());
+        if pairs.inputs.iter().chain(&pairs.validation).any(|input| input == "-") {
+            return Err("data names standard input, which cannot be read again; name files".to_owned());
         }
         if pairs.shuffle == 0 || pairs.workers == Some(0) {
             return Err("data.shuffle and data.workers must not be 0".to_owned());

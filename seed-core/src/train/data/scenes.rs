@@ -28,14 +28,15 @@ impl Pictures for SceneData {
     fn batch(&self, sequence: Sequence, first: usize, count: usize) -> Result<Batch> {
         let first = first as u64;
         // Sequences lie far from each other, those to learn from at the beginning.
-        let (first, group) = match sequence {
-            Sequence::Contrast => (first, GROUP),
-            Sequence::Pixels => (first, 1),
-            Sequence::Pool => (u64::MAX / 8 + first, 1),
-            Sequence::Places | Sequence::Latents => (u64::MAX / 4 + first, 1),
-            Sequence::Rows => (u64::MAX / 2 + first * ROWS_APART, 1),
+        let (first, group, split) = match sequence {
+            Sequence::Contrast => (first, GROUP, Split::Train),
+            Sequence::Pixels => (first, 1, Split::Train),
+            Sequence::Pool => (u64::MAX / 8 + first, 1, Split::Train),
+            Sequence::Places | Sequence::Latents => (u64::MAX / 4 + first, 1, Split::Train),
+            Sequence::Rows => (u64::MAX / 2 + first * ROWS_APART, 1, Split::Train),
+            Sequence::HeldOut => (first, 1, Split::HeldOut),
         };
-        let scenes = self.groups(first, count, group);
+        let scenes = self.groups(first, count, group, split);
         Ok(Batch {
             keys: (first..first + count as u64).map(|index| format!("scene {index}")).collect(),
             captions: scenes.iter().map(Scene::caption).collect(),
@@ -46,22 +47,22 @@ impl Pictures for SceneData {
 }
 
 impl SceneData {
-    /// `count` scenes from the number `first` on, in groups of `group`: one drawn, the others variants that differ from it
-    /// in one attribute. Variants of the held-out split are replaced by scenes of their own.
-    fn groups(&self, first: u64, count: usize, group: usize) -> Vec<Scene> {
+    /// `count` scenes of a split from the number `first` on, in groups of `group`: one drawn, the others variants that differ
+    /// from it in one attribute. Variants of the other split are replaced by scenes of their own.
+    fn groups(&self, first: u64, count: usize, group: usize, split: Split) -> Vec<Scene> {
         (0..count)
             .into_par_iter()
             .map(|i| {
                 let index = first + i as u64;
-                let own = || Scene::sample(self.seed, index, Split::Train);
+                let own = || Scene::sample(self.seed, index, split);
                 if i % group == 0 {
                     return own();
                 }
-                let base = Scene::sample(self.seed, index - (i % group) as u64, Split::Train);
+                let base = Scene::sample(self.seed, index - (i % group) as u64, split);
                 let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ 0x7661_7269_616e_7400); // "variant"
                 random.set_stream(index);
                 let variant = base.variant(&mut random);
-                if variant.split() == Split::Train { variant } else { own() }
+                if variant.split() == split { variant } else { own() }
             })
             .collect()
     }
@@ -94,6 +95,17 @@ mod tests {
             assert_eq!(batch.captions, [scene.caption()], "{sequence:?}");
             assert_eq!(batch.images(24), [scene.render(24)], "{sequence:?}");
             assert_eq!(batch.keys, [format!("scene {index}")]);
+        }
+    }
+
+    #[test]
+    fn what_is_held_out_is_never_learned_from() {
+        let held_out = batch(Sequence::HeldOut, 0, 50).captions;
+        let scenes: Vec<String> = (0..50).map(|i| Scene::sample(SEED, i, Split::HeldOut).caption()).collect();
+        assert_eq!(held_out, scenes);
+        for sequence in [Sequence::Contrast, Sequence::Pixels, Sequence::Rows, Sequence::Pool] {
+            let learned = batch(sequence, 0, 500).captions;
+            assert!(held_out.iter().all(|caption| !learned.contains(caption)), "{sequence:?}");
         }
     }
 
