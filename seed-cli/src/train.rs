@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     };
     let trained = train::run_on(&recipe, &mut session, &args.device);
     watcher.stage = None;
+    note_failures(&folder, global);
     match trained {
         Ok(bundle) => {
             watcher.output?;
@@ -114,6 +115,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             Ok(Outcome::Interrupted)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Says how many inputs nothing was learned from.
+fn note_failures(folder: &Path, global: &Global) {
+    let path = folder.join(train::data::FAILURES);
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        global.note(|| format!("inputs that cannot be used: {}, see {}", text.lines().count(), path.display()));
     }
 }
 

@@ -82,6 +82,7 @@ pub const LAW: &[Rule] = &[
     rule("eval", May::AllBut(&["train"]), May::AllBut(&[])),
     rule("scenes", May::Only(&["atomic", "error", "pixels"]), May::AllBut(&["burn"])),
     rule("train", May::AllBut(&["eval"]), May::AllBut(&[])),
+    rule("wordpiece", May::Only(&["error"]), May::Only(&["tokenizers"])),
 ];
 
 /// What one file imports beyond its module's rule.

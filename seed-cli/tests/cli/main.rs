@@ -18,6 +18,7 @@ mod tokenize;
 mod tokenize_faults;
 mod train;
 mod train_official;
+mod train_pairs;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 mod world;

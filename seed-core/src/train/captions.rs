@@ -6,7 +6,10 @@ use crate::{
     contrast::ContrastConfig,
     error::{Error, Result},
     scenes,
+    wordpiece::{Tokens, WordPiece},
 };
+
+use super::data::DataOptions;
 
 /// Tokens in front of words: padding, and the one that begins a caption, whose state is the caption's embedding.
 const SPECIAL: usize = 2;
@@ -18,6 +21,8 @@ const BEGIN: i64 = 1;
 pub(super) enum Captions {
     /// The words of scenes.
     Scenes(Vec<String>),
+    /// A vocabulary of pieces of words.
+    Pieces(Box<WordPiece>),
 }
 
 impl Captions {
@@ -26,10 +31,25 @@ impl Captions {
         Self::Scenes(scenes::words().into_iter().map(str::to_owned).collect())
     }
 
+    /// As the data name it.
+    ///
+    /// # Errors
+    /// A vocabulary that cannot be read.
+    pub(super) fn of(data: &DataOptions) -> Result<Self> {
+        match data {
+            DataOptions::Pairs(pairs) => match &pairs.tokenizer {
+                Some(path) => Ok(Self::Pieces(Box::new(WordPiece::open(path, pairs.caption_tokens)?))),
+                None => Ok(Self::of_scenes()),
+            },
+            DataOptions::Scenes {} => Ok(Self::of_scenes()),
+        }
+    }
+
     /// Number of tokens that there are.
     pub(super) fn vocabulary(&self) -> usize {
         match self {
             Self::Scenes(words) => words.len() + SPECIAL,
+            Self::Pieces(pieces) => pieces.vocabulary(),
         }
     }
 
@@ -42,6 +62,13 @@ impl Captions {
         captions: &[String],
         device: &B::Device,
     ) -> Result<(Tensor<B, 2, Int>, Tensor<B, 2>)> {
+        if let Self::Pieces(pieces) = self {
+            let Tokens { ids, mask, length } = pieces.encode(captions)?;
+            let shape = [captions.len(), length];
+            let mask: Vec<f32> = mask.into_iter().map(f32::from).collect();
+            let ids = Tensor::from_data(TensorData::new(ids, shape), device);
+            return Ok((ids, Tensor::from_data(TensorData::new(mask, shape), device)));
+        }
         let rows = captions.iter().map(|caption| self.ids(caption)).collect::<Result<Vec<_>>>()?;
         let tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
         let shape = [captions.len(), tokens];

@@ -18,7 +18,7 @@ mod causal;
 mod clip_words;
 mod codebook;
 mod coding;
-mod data;
+pub mod data;
 mod decoder;
 mod export;
 #[cfg(test)]
@@ -50,7 +50,6 @@ use std::path::{Path, PathBuf};
 use burn::backend::Autodiff;
 
 pub use coding::{Coding, Rows};
-pub use data::{DataOptions, PairOptions};
 pub use model::TrainModel;
 pub use optim::Decay;
 pub use plan::{Keep, Plan, Precision, Schedule};
@@ -98,8 +97,8 @@ pub fn train<A: TrainBackend>(
     let given = session.tokenizer.clone().or(bundle);
     let given = given.map(|model| Tokenizer::open(&model, recipe, device)).transpose()?;
     let decoder = session.decoder.as_ref().map(GivenDecoder::describe);
+    let data = Data::open(recipe, &session.folder, session.stop)?; // first: a wrong name of data claims no folder
     recipe.claim(&session.folder, given.as_ref().and_then(|tokenizer| tokenizer.given.as_deref()), decoder)?;
-    let data = Data::open(recipe, &session.folder, session.stop)?;
     if session.until == Stage::Vae || (!makes_tokenizer && recipe.decoder.is_none()) {
         autoencoder::<A>(recipe, &data, session, devices)?;
         return Ok(None);

@@ -8,23 +8,12 @@
 //! |---|---|
 //! | `options` | what a recipe may ask for |
 //! | `scenes` | scenes, rendered as they are asked for |
-//! | `pairs` | images with captions of a dataset: `stream` puts them in a random order, `loader` decodes them ahead on many |
-//! | | threads, `augment` cuts and mirrors them, `record` keeps what cannot be used |
+//! | `pairs` | images with captions of a dataset |
 
-#[cfg(feature = "dataset")]
-mod augment;
-#[cfg(feature = "dataset")]
-mod loader;
 mod options;
 #[cfg(feature = "dataset")]
 mod pairs;
-#[cfg(feature = "dataset")]
-mod record;
 mod scenes;
-#[cfg(feature = "dataset")]
-mod stream;
-#[cfg(all(test, feature = "dataset"))]
-mod tests;
 
 use std::{ops::Range, path::Path, sync::atomic::AtomicBool};
 
@@ -38,8 +27,13 @@ use crate::{
 };
 
 pub use options::{DataOptions, PairOptions};
+#[cfg(feature = "dataset")]
+pub use pairs::{Pair, Pairs};
 
 use super::recipe::Recipe;
+
+/// What of the data could not be used, in a run's folder: one JSON object a line.
+pub const FAILURES: &str = "failures.jsonl";
 
 /// What images are asked for; each is a sequence of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,12 +65,7 @@ pub(super) struct Data<'a> {
     /// The recipe's seed.
     pub(super) seed: u64,
     pictures: Box<dyn Pictures + 'a>,
-    /// What is measured on, where it is not among the above.
-    held_out: Option<Box<dyn Pictures + 'a>>,
 }
-
-/// Folder of a run for what is known of the images to measure on.
-const HELD_OUT: &str = "held-out";
 
 impl<'a> Data<'a> {
     /// What a recipe names, for a run in `folder`. `stop` ends a wait for the first images.
@@ -85,19 +74,11 @@ impl<'a> Data<'a> {
     /// When there are no such data; when the run in `folder` was begun with others.
     pub(super) fn open(recipe: &Recipe, folder: &Path, stop: &'a AtomicBool) -> Result<Self> {
         let (seed, image_size) = (recipe.seed, recipe.model.image_size);
-        let sizes = [seed, image_size as u64];
-        let mut held_out = None;
         let pictures = match &recipe.data {
             DataOptions::Scenes {} => Box::new(scenes::SceneData { seed, image_size }),
-            DataOptions::Pairs(options) => {
-                if !options.validation.is_empty() {
-                    let apart = PairOptions { inputs: options.validation.clone(), ..options.clone() };
-                    held_out = Some(open_pairs(&apart, sizes, &folder.join(HELD_OUT), stop)?);
-                }
-                open_pairs(options, sizes, folder, stop)?
-            }
+            DataOptions::Pairs(options) => open_pairs(options, seed, image_size, folder, stop)?,
         };
-        Ok(Self { seed, pictures, held_out })
+        Ok(Self { seed, pictures })
     }
 
     /// `count` images of a sequence from the position `first` on.
@@ -105,27 +86,31 @@ impl<'a> Data<'a> {
     /// # Errors
     /// When the data cannot be read.
     pub(super) fn batch(&self, sequence: Sequence, first: usize, count: usize) -> Result<Batch> {
-        match &self.held_out {
-            Some(held_out) if sequence == Sequence::HeldOut => held_out.batch(sequence, first, count),
-            _ => self.pictures.batch(sequence, first, count),
-        }
+        self.pictures.batch(sequence, first, count)
     }
 }
 
 #[cfg(feature = "dataset")]
 fn open_pairs<'a>(
     options: &PairOptions,
-    seed_and_size: [u64; 2],
+    seed: u64,
+    image_size: usize,
     folder: &Path,
     stop: &'a AtomicBool,
 ) -> Result<Box<dyn Pictures + 'a>> {
-    Ok(Box::new(pairs::PairData::open(options, seed_and_size, folder, stop)?))
+    Ok(Box::new(Pairs::open(options, seed, image_size, folder, stop)?))
 }
 
 #[cfg(not(feature = "dataset"))]
-fn open_pairs<'a>(options: &PairOptions, _: [u64; 2], _: &Path, _: &'a AtomicBool) -> Result<Box<dyn Pictures + 'a>> {
+fn open_pairs<'a>(
+    options: &PairOptions,
+    _: u64,
+    _: usize,
+    _: &Path,
+    _: &'a AtomicBool,
+) -> Result<Box<dyn Pictures + 'a>> {
     let reason = "this build reads no datasets; build it with the feature dataset".to_owned();
-    Err(Error::Input { name: options.inputs.join(" "), reason })
+    Err(crate::Error::Input { name: options.inputs.join(" "), reason })
 }
 
 /// Images with what belongs to them, in order.

@@ -81,15 +81,28 @@ fn caption_tokens() -> usize {
     32
 }
 
-impl DataOptions {
-    /// What it is, in words.
-    pub(crate) fn describe(&self) -> String {
-        match self {
-            Self::Scenes {} => "scenes".to_owned(),
-            Self::Pairs(pairs) => pairs.inputs.join(" "),
+impl PairOptions {
+    /// Those of the official training, for `inputs`.
+    pub fn new(inputs: Vec<String>) -> Self {
+        Self {
+            inputs,
+            validation: Vec::new(),
+            format: None,
+            root: None,
+            image_column: None,
+            caption_column: None,
+            key_column: None,
+            shuffle: shuffle(),
+            workers: None,
+            crop: crop(),
+            flip: flip(),
+            tokenizer: None,
+            caption_tokens: caption_tokens(),
         }
     }
+}
 
+impl DataOptions {
     /// Refuses values that nothing can be drawn by.
     ///
     /// # Errors

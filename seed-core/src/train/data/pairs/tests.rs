@@ -4,15 +4,20 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{
-    Batch, Data, Pictures as _, Sequence,
-    options::{DataOptions, PairOptions},
-    pairs::PairData,
+    super::{Batch, Data, DataOptions, PairOptions, Pictures as _, Sequence},
+    AHEAD, Inputs, Pairs,
+    record::Record,
 };
 use crate::{
+    dataset::{Column, Image, Layout, Piece, Sample, Schema, ShardInput, Source, Value},
     error::{Error, Result},
     pixels::{self, Filter, RgbImage},
     train::Recipe,
@@ -97,10 +102,10 @@ impl Place {
         options(&self.path("images.parquet"), 16)
     }
 
-    fn open(&self, run: &str, options: &PairOptions, workers: usize) -> Result<PairData<'static>> {
+    fn open(&self, run: &str, options: &PairOptions, workers: usize) -> Result<Pairs<'static>> {
         let folder = self.path(run);
         fs::create_dir_all(&folder).unwrap();
-        PairData::open(&PairOptions { workers: Some(workers), ..options.clone() }, [7, SIDE as u64], &folder, &RUNNING)
+        Pairs::open(&PairOptions { workers: Some(workers), ..options.clone() }, 7, SIDE, &folder, &RUNNING)
     }
 
     /// Keys of the failure record, sorted, with their reasons.
@@ -131,7 +136,7 @@ fn content(batch: Batch) -> Content {
 }
 
 /// Batches of `size` from the step `from` to before `to`.
-fn batches(data: &PairData<'_>, [from, to]: [usize; 2], size: usize) -> Vec<Content> {
+fn batches(data: &Pairs<'_>, [from, to]: [usize; 2], size: usize) -> Vec<Content> {
     (from..to).map(|step| content(data.batch(Sequence::Contrast, step * size, size).unwrap())).collect()
 }
 
@@ -182,7 +187,7 @@ fn an_epoch_shows_every_good_image_and_the_next_in_another_order() {
         assert!(set(&one) == set(&two) && one != two, "{format}");
         let sorted: Vec<String> = set(&one).into_iter().collect();
         assert!(one != sorted && two != sorted, "{format}: the order of the files is not that of an epoch");
-        let other = PairData::open(&options, [8, SIDE as u64], &place.path("run"), &RUNNING).unwrap();
+        let other = Pairs::open(&options, 8, SIDE, &place.path("run"), &RUNNING).unwrap();
         assert!(other.batch(Sequence::Contrast, 0, 39).unwrap().keys != one, "{format}: another seed, the same order");
     }
 }
@@ -191,7 +196,7 @@ fn an_epoch_shows_every_good_image_and_the_next_in_another_order() {
 fn augmentation_changes_an_image_from_epoch_to_epoch_and_can_be_left_out() {
     let place = Place::new();
     let options = place.folder(5, &[], &[]);
-    let images = |data: &PairData<'_>, sequence, first| {
+    let images = |data: &Pairs<'_>, sequence, first| {
         let (keys, _, images) = content(data.batch(sequence, first, 5).unwrap());
         let mut both: Vec<_> = keys.into_iter().zip(images).collect();
         both.sort_by(|a, b| a.0.cmp(&b.0));
@@ -270,31 +275,150 @@ fn data_that_nothing_can_be_learned_from_say_why() {
 }
 
 #[test]
+fn what_is_validated_on_is_named_apart() {
+    let place = Place::new();
+    let learned = place.folder(8, &[], &[]);
+    let data = place.open("run", &learned, 2).unwrap();
+    let error = data.batch(Sequence::HeldOut, 0, 4).map(|batch| batch.keys).unwrap_err();
+    assert!(error.to_string().contains("validation"), "{error}");
+    let held_out = place.parquet(6, &[], &[]);
+    let options = PairOptions { validation: held_out.inputs, ..learned };
+    let data = place.open("both", &options, 2).unwrap();
+    let keys = |sequence, first, count| data.batch(sequence, first, count).unwrap().keys;
+    let learned = keys(Sequence::Contrast, 0, 8);
+    assert!(learned.iter().all(|key| key.ends_with(".png")), "{learned:?}");
+    for _ in 0..2 {
+        let validated: Vec<String> = (0..6).step_by(3).flat_map(|first| keys(Sequence::HeldOut, first, 3)).collect();
+        let all: BTreeSet<String> = validated.into_iter().collect();
+        assert!(all.iter().cloned().eq((0..6).map(|number| format!("{number:04}"))), "{all:?}");
+        assert_eq!(keys(Sequence::Contrast, 0, 8), learned);
+    }
+}
+
+#[test]
 fn other_data_are_another_run() {
     let place = Place::new();
     let options = place.folder(6, &[], &[]);
-    place.open("run", &options, 1).unwrap();
-    place.open("run", &options, 1).unwrap();
+    for _ in 0..2 {
+        assert_eq!(place.open("run", &options, 1).unwrap().augmented(0, 2).unwrap().len(), 2);
+    }
     place.folder(7, &[], &[]);
     let error = place.open("run", &options, 1).err().unwrap();
     assert!(matches!(error, Error::OtherRun { .. }) && error.to_string().contains("images"), "{error}");
 }
 
+/// Shards of fifty images, which may be read from the moment on that `go` says so.
+struct Gate {
+    schema: Schema,
+    shards: Vec<ShardInput>,
+    go: AtomicBool,
+    /// Samples and shards that were read.
+    read: AtomicUsize,
+    opened: AtomicUsize,
+}
+
+impl Gate {
+    fn new(go: bool) -> Arc<Self> {
+        let shard = |shard| ShardInput { name: format!("gate {shard}"), samples: None, fingerprint: String::new() };
+        let schema = Schema { layout: Layout::One, columns: vec![Column::text("caption")] };
+        let (shards, none) = ((0..20).map(shard).collect(), || AtomicUsize::new(0));
+        Arc::new(Self { schema, shards, go: AtomicBool::new(go), read: none(), opened: none() })
+    }
+
+    /// Of it, four at a time.
+    fn pairs<'a>(self: &Arc<Self>, place: &Place, stop: &'a AtomicBool) -> Pairs<'a> {
+        let record = Arc::new(Record::open(&place.path(""), "data.json", "gate".to_owned(), &self.shards).unwrap());
+        let learned = Inputs { source: self.clone(), caption: 0, record };
+        let options = PairOptions { shuffle: 10, ..PairOptions::new(vec!["gate".to_owned()]) };
+        let (loaders, held_out) = (Mutex::default(), None);
+        Pairs { learned, held_out, options, seed: 7, image_size: SIDE, workers: 2, stop, loaders }
+    }
+}
+
+impl Source for Gate {
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    fn shards(&self) -> &[ShardInput] {
+        &self.shards
+    }
+
+    fn read(&self, shard: usize, each: crate::dataset::source::Each<'_>) -> Result<()> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        while !self.go.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let bytes = pixels::to_png(&picture(1));
+        for number in 0..50 {
+            self.read.fetch_add(1, Ordering::Relaxed);
+            let pieces = vec![Piece::Image(Image::Bytes(bytes.clone()))];
+            let sample =
+                Sample { key: format!("{shard}-{number}"), pieces, values: vec![Value::Text("one".to_owned())] };
+            if each(Ok(sample)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[test]
 fn a_wait_for_the_first_images_can_be_ended() {
-    let place = Place::new();
-    let options = place.folder(6, &[], &[]);
-    let stop = AtomicBool::new(true);
-    fs::create_dir_all(place.path("run")).unwrap();
-    let data = PairData::open(&options, [7, SIDE as u64], &place.path("run"), &stop).unwrap();
-    // What lies far ahead takes a while to find.
-    let found = data.batch(Sequence::Contrast, 1_000_000, 4);
-    assert!(matches!(found, Err(Error::Interrupted) | Ok(_)), "{:?}", found.map(|batch| batch.keys));
+    let (place, gate, stop) = (Place::new(), Gate::new(false), AtomicBool::new(true));
+    let pairs = gate.pairs(&place, &stop);
+    let mut loader = pairs.start(Sequence::Contrast, &pairs.learned, 0, 4);
+    assert!(matches!(loader.batch(0, 4, &stop), Err(Error::Interrupted)));
+    gate.go.store(true, Ordering::Relaxed);
+    stop.store(false, Ordering::Relaxed);
+    assert_eq!(loader.batch(0, 4, &stop).unwrap().len(), 4);
+    // What has begun is not given up for a stop: there are steps that it would lose.
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(loader.batch(4, 40, &stop).unwrap().len(), 40);
+}
+
+#[test]
+fn a_place_is_found_without_reading_all_that_lies_before_it() {
+    let (place, gate) = (Place::new(), Gate::new(true));
+    let keys = |pairs: &Pairs<'_>, first| -> Vec<String> {
+        pairs.augmented(first, 10).unwrap().into_iter().map(|pair| pair.key).collect()
+    };
+    let undisturbed = gate.pairs(&place, &RUNNING);
+    let want: Vec<Vec<String>> = (0..230).map(|step| keys(&undisturbed, 10 * step)).collect();
+    drop(undisturbed);
+    for step in [1, 25, 95, 99, 100, 101, 197, 229] {
+        gate.opened.store(0, Ordering::Relaxed);
+        let resumed = gate.pairs(&place, &RUNNING);
+        assert_eq!(keys(&resumed, 10 * step), want[step], "step {step}");
+        // Ten samples in the buffer are of ten shards at the most; as many are ahead as fit into one.
+        let opened = gate.opened.load(Ordering::Relaxed);
+        assert!(opened <= 13, "{opened} shards were read for step {step}");
+    }
+    let text = fs::read_to_string(place.path("data.json")).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(known["samples"], serde_json::json!(vec![50; 20]));
+    // A shard that lost samples is named before anything is learned from others in their place.
+    fs::write(place.path("data.json"), text.replace("50", "51")).unwrap();
+    let error = gate.pairs(&place, &RUNNING).augmented(700, 10).map(drop).unwrap_err().to_string();
+    assert!(error.contains("gate") && error.contains("51") && error.contains("data.json"), "{error}");
+}
+
+#[test]
+fn reading_does_not_run_away() {
+    let (place, gate) = (Place::new(), Gate::new(true));
+    let pairs = gate.pairs(&place, &RUNNING);
+    assert_eq!(pairs.augmented(0, 4).unwrap().len(), 4);
+    std::thread::sleep(Duration::from_millis(300));
+    // Those given out, those on their way, the buffer, and the one in hand.
+    let bound = 4 + AHEAD * 4 + 10 + 1;
+    let read = gate.read.load(Ordering::Relaxed);
+    assert!(read <= bound, "{read} samples were read for 4");
+    assert_eq!(pairs.augmented(4, 400).unwrap().len(), 400);
 }
 
 #[test]
 fn a_recipe_names_its_data() {
-    let text = include_str!("../../../../weights/recipes/scenes-tiny.toml");
+    let text = include_str!("../../../../../weights/recipes/scenes-tiny.toml");
     let recipe = |data: &str| Recipe::parse(&format!("{text}\n[data]\n{data}"), "own.toml");
     assert_eq!(Recipe::parse(text, "own.toml").unwrap().data, DataOptions::Scenes {});
     assert_eq!(recipe("kind = \"scenes\"").unwrap().data, DataOptions::Scenes {});

@@ -48,12 +48,15 @@ pub(super) struct Making {
     pub(super) ahead: usize,
 }
 
-/// An image with what belongs to it.
+/// An image with its caption.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Loaded {
-    pub(super) key: String,
-    pub(super) caption: String,
-    pub(super) image: RgbImage,
+pub struct Pair {
+    /// Tells it from others of the data.
+    pub key: String,
+    /// What it shows, in words.
+    pub caption: String,
+    /// Its pixels, square.
+    pub image: RgbImage,
 }
 
 /// What became of a position.
@@ -61,7 +64,7 @@ struct Made {
     position: u64,
     epoch: u64,
     /// Nothing where the image is broken.
-    loaded: Option<Loaded>,
+    pair: Option<Pair>,
 }
 
 /// The threads of one sequence.
@@ -124,7 +127,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::Interrupted`]; [`Error::Input`] when a whole epoch holds no image that can be decoded; what reading says.
-    pub(super) fn batch(&mut self, first: u64, count: usize, stop: &AtomicBool) -> Result<Vec<Loaded>> {
+    pub(super) fn batch(&mut self, first: u64, count: usize, stop: &AtomicBool) -> Result<Vec<Pair>> {
         while self.window.front().is_some_and(|made| made.position < first) {
             self.window.pop_front();
         }
@@ -140,7 +143,7 @@ impl Loader {
             if batch.is_empty() && made.epoch > begin + 1 {
                 return Err(self.shared.stream.record.unusable("a whole epoch holds no image that can be used"));
             }
-            batch.extend(made.loaded.clone());
+            batch.extend(made.pair.clone());
             place += 1;
         }
         Ok(batch)
@@ -225,21 +228,21 @@ impl Shared {
 
     fn make(&self, drawn: Drawn) -> Result<Made> {
         let Drawn { position, epoch, key, caption, image } = drawn;
-        let loaded = match prepare::load(image, &key, &Limits::default()) {
+        let pair = match prepare::load(image, &key, &Limits::default()) {
             Ok(image) => {
                 let size = self.making.size;
                 let image = match &self.making.augment {
                     Some(augment) => augment.apply(&image, size, self.stream.seed, position),
                     None => resize(&image, size, size, Filter::Bicubic),
                 };
-                Some(Loaded { key, caption, image })
+                Some(Pair { key, caption, image })
             }
             Err(error) => {
                 self.stream.record.skip(&Skipped::failed(key, error))?;
                 None
             }
         };
-        Ok(Made { position, epoch, loaded })
+        Ok(Made { position, epoch, pair })
     }
 
     /// What became of the next position.

@@ -1,4 +1,4 @@
-//! What a run's folder keeps of its data: `data.json`, what they are and how long an epoch is, and `failures.jsonl`, every
+//! What a run's folder keeps of its data: `data.json` (or `validation.json`), what they are and how long an epoch is, and `failures.jsonl`, every
 //! sample that was no image with a caption, once, with its reason.
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What the data are.
-const DATA: &str = "data.json";
-/// What of them could not be used, one JSON object a line.
-pub(super) const FAILURES: &str = "failures.jsonl";
+use super::super::FAILURES;
+
 /// Failures that an error names.
 const NAMED: usize = 3;
 
@@ -31,6 +29,8 @@ pub(super) struct Record {
     /// What the user calls the data.
     name: String,
     folder: PathBuf,
+    /// Which of the two files says what the data are.
+    file: &'static str,
     state: Mutex<State>,
 }
 
@@ -43,28 +43,28 @@ struct State {
     named: Vec<Skipped>,
 }
 
-/// The content of [`DATA`].
+/// What the data are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Known {
     shards: usize,
     fingerprint: String,
-    /// Images with captions, once an epoch was read to its end.
-    samples: Option<u64>,
+    /// Images with captions of each shard, once an epoch was read to its end.
+    samples: Option<Vec<u64>>,
 }
 
 impl Record {
-    /// Opens or begins the record of the data `name` in a run's folder.
+    /// The record of the data `name` in the file `file` of a run's folder; nothing is written yet.
     ///
     /// # Errors
-    /// [`Error::OtherRun`] when the run was begun with other data; reading and writing.
-    pub(super) fn open(folder: &Path, name: String, shards: &[ShardInput]) -> Result<Self> {
+    /// [`Error::OtherRun`] when the run was begun with other data; [`Error::Read`].
+    pub(super) fn open(folder: &Path, file: &'static str, name: String, shards: &[ShardInput]) -> Result<Self> {
         let mut hash = Sha256::new();
         shards.iter().for_each(|shard| hash.update(&shard.fingerprint));
         let fingerprint = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let mut known = Known { shards: shards.len(), fingerprint, samples: None };
-        if let Some(text) = read(&folder.join(DATA))? {
+        if let Some(text) = read(&folder.join(file))? {
             let before: Known = serde_json::from_str(&text).map_err(|error| Error::Config {
-                file: folder.join(DATA).display().to_string(),
+                file: folder.join(file).display().to_string(),
                 reason: error.to_string(),
             })?;
             if (&before.fingerprint, before.shards) != (&known.fingerprint, known.shards) {
@@ -78,38 +78,46 @@ impl Record {
                     asked,
                 });
             }
-            known = before;
+            // A list that somebody cut would misplace every sample.
+            let whole = before.samples.filter(|counts| counts.len() == before.shards && counts.iter().sum::<u64>() > 0);
+            known.samples = whole;
         }
         let before = read(&folder.join(FAILURES))?.unwrap_or_default();
         let recorded = before.lines().filter_map(|line| serde_json::from_str::<Skipped>(line).ok());
         let recorded = recorded.map(|skipped| hash_of(&skipped.key)).collect();
-        let record =
-            Self { name, folder: folder.to_owned(), state: Mutex::new(State { known, recorded, named: Vec::new() }) };
-        record.write(&record.lock().known)?;
-        Ok(record)
+        Ok(Self {
+            name,
+            folder: folder.to_owned(),
+            file,
+            state: Mutex::new(State { known, recorded, named: Vec::new() }),
+        })
     }
 
-    /// Samples of an epoch, if that is known.
-    pub(super) fn samples(&self) -> Option<u64> {
-        self.lock().known.samples
+    /// Writes what the data are, so that no others take their place.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(super) fn begin(&self) -> Result<()> {
+        let fail = |source| Error::Write { path: self.folder.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(fail)?;
+        self.write(&self.lock().known)
     }
 
-    /// Keeps the samples of an epoch that was read to its end. Positions count by the first of them; that a later one differs
-    /// is recorded as a failure, because a run that is resumed then gets other images.
-    pub(super) fn set_samples(&self, samples: u64) -> Result<()> {
+    /// Images with captions of each shard, if that is known.
+    pub(super) fn counts(&self) -> Option<Arc<[u64]>> {
+        self.lock().known.samples.clone().map(Into::into)
+    }
+
+    /// Keeps the images with captions of each shard, once an epoch was read to its end.
+    pub(super) fn set_counts(&self, counts: Vec<u64>) -> Result<()> {
         let mut state = self.lock();
-        match state.known.samples {
-            Some(before) if before == samples => Ok(()),
-            Some(before) => {
-                drop(state);
-                let reason = format!("an epoch had {samples} samples, the first had {before}: files changed or failed");
-                self.skip(&Skipped::failed(&self.name, reason))
-            }
-            None => {
-                state.known.samples = Some(samples);
-                self.write(&state.known)
-            }
-        }
+        state.known.samples = Some(counts);
+        self.write(&state.known)
+    }
+
+    /// The file that says what the data are.
+    pub(super) fn file(&self) -> PathBuf {
+        self.folder.join(self.file)
     }
 
     /// Records a sample that cannot be used, unless that is known already.
@@ -142,7 +150,7 @@ impl Record {
     }
 
     fn write(&self, known: &Known) -> Result<()> {
-        atomic::write(&self.folder.join(DATA), &serde_json::to_vec_pretty(known).expect("numbers and a name are JSON"))
+        atomic::write(&self.file(), &serde_json::to_vec_pretty(known).expect("numbers and a name are JSON"))
     }
 
     /// A thread that broke off has left the state whole: it changes in single steps.
