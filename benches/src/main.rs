@@ -6,6 +6,7 @@
 mod dataset;
 mod decode;
 mod encode;
+mod loader;
 mod machine;
 mod measure;
 // The command line's own: numbers with memory handled otherwise would be of another program.
@@ -49,6 +50,8 @@ enum Name {
     Decode,
     /// A folder to shards of tokens.
     Dataset,
+    /// A folder of photographs with captions to what training learns from.
+    Pairs,
     /// One optimizer step of the diffusion model.
     Train,
 }
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
             Name::Encode => encode::run(&*open()?, repeats)?,
             Name::Decode => decode::run(&*open()?, repeats)?,
             Name::Dataset => dataset::run(&*open()?, repeats)?,
+            Name::Pairs => loader::run(repeats)?,
             Name::Train => train::run(repeats)?,
         };
         for row in rows {

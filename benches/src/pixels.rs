@@ -8,7 +8,8 @@ use seed_core::pixels::{self, Limits, Preprocessor, Preset};
 use crate::measure::Row;
 
 /// Photographs of the golden data, relative to this crate.
-const PHOTOS: [&str; 2] = ["../tests/golden/preprocess/photo-420.jpg", "../tests/golden/preprocess/photo-444.jpg"];
+pub(crate) const PHOTOS: [&str; 2] =
+    ["../tests/golden/preprocess/photo-420.jpg", "../tests/golden/preprocess/photo-444.jpg"];
 
 /// Width and height of the released models' pixels.
 const SIZE: u32 = 224;

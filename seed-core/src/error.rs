@@ -346,7 +346,7 @@ pub enum Error {
     },
     /// Training met a value that is not finite.
     #[error(
-        "training diverged at step {step} of stage {stage}: the loss is {loss}; lower the learning rate and resume from the last checkpoint"
+        "training diverged at step {step} of stage {stage}: the loss is {loss}, the length of the gradients {gradient_norm}; the step learned from {}, all of them are named in {}; look at them, or lower the learning rate, and go on from the last checkpoint", first_of(keys), account.display()
     )]
     Diverged {
         /// The stage.
@@ -355,6 +355,12 @@ pub enum Error {
         step: usize,
         /// The loss.
         loss: f64,
+        /// The length of all gradients together.
+        gradient_norm: f64,
+        /// What the step learned from.
+        keys: Vec<String>,
+        /// The file that says all this.
+        account: PathBuf,
     },
     /// The caller asked to stop.
     #[error("interrupted; what was finished is kept")]
@@ -364,6 +370,15 @@ pub enum Error {
 /// ` (text)`, or nothing.
 fn in_brackets(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// At most three keys of a batch.
+fn first_of(keys: &[String]) -> String {
+    let shown = keys.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match keys.len().saturating_sub(3) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// At most three keys of each kind: a wrong file misses hundreds.

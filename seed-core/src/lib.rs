@@ -48,6 +48,8 @@ pub mod eval;
 pub mod scenes;
 #[cfg(feature = "train")]
 pub mod train;
+#[cfg(feature = "train")]
+pub mod wordpiece;
 
 pub use checkpoint::DType;
 pub use codes::Codes;

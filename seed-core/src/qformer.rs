@@ -3,7 +3,9 @@
 //! The Q-Former of BLIP-2 (arXiv 2301.12597): a post-norm BERT over learned queries that reads the image through
 //! cross-attention in every second layer. SEED (arXiv 2307.08041, section 3.1) hides later queries from earlier ones, so
 //! that the embeddings, and then the codes, read left to right. Differences from the reference: no dropout; the text
-//! branch, which only training with the official objective uses, is left out.
+//! branch, which only training with the official objective uses, is a module of its own, [`text`].
+
+pub mod text;
 
 use burn::{
     module::{Module, Param},

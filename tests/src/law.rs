@@ -84,6 +84,7 @@ pub const LAW: &[Rule] = &[
     rule("eval", May::AllBut(&["train"]), May::AllBut(&[])),
     rule("scenes", May::Only(&["atomic", "error", "pixels"]), May::AllBut(&["burn"])),
     rule("train", May::AllBut(&["eval"]), May::AllBut(&[])),
+    rule("wordpiece", May::Only(&["error"]), May::Only(&["tokenizers"])),
 ];
 
 /// What one file imports beyond its module's rule.
@@ -135,11 +136,12 @@ pub const EXCEPTIONS: &[Exception] = &[
 pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 
 /// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins and
-/// where the backend extension is differentiated, fetching where the module begins.
+/// where the backend extension is differentiated, datasets where the module begins and where training draws from them,
+/// fetching where the module begins.
 fn feature_is_allowed(feature: &str, file: &str) -> bool {
     match feature {
         "train" => file == "seed-core/src/lib.rs" || file.starts_with("seed-core/src/nn/"),
-        "dataset" => file == "seed-core/src/lib.rs",
+        "dataset" => ["seed-core/src/lib.rs", "seed-core/src/train/data/mod.rs"].contains(&file),
         "fetch" => file == "seed-core/src/checkpoint/mod.rs",
         _ => file == "seed-core/src/device.rs",
     }

@@ -19,6 +19,8 @@ mod server;
 mod tokenize;
 mod tokenize_faults;
 mod train;
+mod train_official;
+mod train_pairs;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 mod world;

@@ -70,7 +70,7 @@ mod manifest;
 mod output;
 mod part;
 mod pipeline;
-mod prepare;
+pub(crate) mod prepare;
 mod run;
 pub mod sample;
 pub mod sink;

@@ -22,6 +22,22 @@ pub fn attention<B: SeedBackend>(
     B::fused_attention(query, key, value, heads, mask)
 }
 
+/// As [`attention`] of tokens `[batch, tokens, width]` to each other, with a mask of each text: `hidden` `[batch, tokens]` is
+/// added to the scores that its tokens get.
+pub fn attention_to_words<B: SeedBackend>(
+    query: Tensor<B, 3>,
+    key: Tensor<B, 3>,
+    value: Tensor<B, 3>,
+    heads: usize,
+    hidden: Tensor<B, 2>,
+) -> Tensor<B, 3> {
+    let scale = scale(&query, heads);
+    let [batch, tokens] = hidden.dims();
+    let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads)); // [batch, heads, tokens, head_dim]
+    let scores = (query * scale).matmul(key.swap_dims(2, 3)) + hidden.reshape([batch, 1, 1, tokens]);
+    merge_heads(softmax(scores).matmul(value))
+}
+
 /// `head_dim^-0.5`.
 pub(super) fn scale<B: SeedBackend>(query: &Tensor<B, 3>, heads: usize) -> f64 {
     let [_, _, width] = query.dims();

@@ -23,7 +23,7 @@ mod layer_norm;
 mod linear;
 mod ops;
 
-pub use attention::attention;
+pub use attention::{attention, attention_to_words};
 pub use backend::SeedBackend;
 pub use group_norm::Groups;
 pub use layer_norm::{LayerNorm, LayerNormConfig};

@@ -2,7 +2,7 @@
 //!
 //! The vision transformer is fixed, its norm `ln_vision` too. Differences from the official training: the text side is
 //! the vision stage's tower, fixed, instead of the Q-Former's own branch; no label smoothing; batches hold
-//! near-duplicates as in the vision stage; all causal embeddings together draw the scene, see `sketch`, because from
+//! near-duplicates as in the vision stage; all causal embeddings together draw the image, see `sketch`, because from
 //! random initial weights nothing in the contrast of the last one asks the queries to differ. The official training
 //! starts from BLIP-2's queries, which differ already.
 
@@ -11,42 +11,45 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::{contrast::ContrastConfig, error::Result, tokenizer::SeedNetwork};
 
 use super::{
-    data::{self, SceneData},
+    data::{Data, Sequence},
     model::{TrainModel, frozen, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    plan::Plan,
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
-    vision::{GROUP, SKETCH},
+    vision::SKETCH,
 };
 
-/// Scenes whose features are averaged.
+/// Images whose features are averaged.
 const AVERAGED: usize = 256;
 /// How sharply the queries read what resembles them at the start.
 const SHARPNESS: f32 = 9.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    scenes: &SceneData,
+    data: &Data<'_>,
     text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
     let fixed = frozen(&model);
-    let model = TrainModel { network: start_at_places(model.network, &fixed, scenes, device), ..model };
+    let model = TrainModel { network: start_at_places(model.network, &fixed, data, device)?, ..model };
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, GROUP);
-        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
-        let features = Tensor::from_inner(fixed.network.features(scenes.pixels(&batch, device)));
+        let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
+        let ids = TensorData::new(text.ids(&batch.captions)?, [plan.batch, text.context]);
+        let features = Tensor::from_inner(fixed.network.features(batch.pixels(device)));
         let caption = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
         let causal = model.network.causal.forward_causal(features);
         let last = model.contrast.causal(causal.clone());
-        let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale));
-        let sketch = model.causal_sketch.error(causal, scenes.signed_pixels_of_size(&batch, SIDE, device));
+        let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale), 0.0);
+        let sketch = model.causal_sketch.error(causal, batch.signed_pixels_of_size(SIDE, device));
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
-    optimise("stage1", plan, session, model, step, |model, _| model)
+    let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
+    let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    optimise("stage1", plan, session, model, &mut task)
 }
 
 /// Queries that start as what is peculiar to places: the mean features of patches that are spread over the image, in
@@ -55,11 +58,11 @@ pub(super) fn train<A: TrainBackend>(
 fn start_at_places<A: TrainBackend>(
     network: SeedNetwork<A>,
     fixed: &TrainModel<A::InnerBackend>,
-    scenes: &SceneData,
+    data: &Data<'_>,
     device: &A::Device,
-) -> SeedNetwork<A> {
-    let sample = scenes.scenes_from(u64::MAX / 4, AVERAGED);
-    let features = fixed.network.features(scenes.pixels(&sample, device)); // [scenes, 1 + patches, width]
+) -> Result<SeedNetwork<A>> {
+    let sample = data.batch(Sequence::Places, 0, AVERAGED)?;
+    let features = fixed.network.features(sample.pixels(device)); // [images, 1 + patches, width]
     let [_, tokens, width] = features.dims();
     let patches = tokens - 1;
     let mean = features.mean_dim(0).reshape([tokens, width]).narrow(0, 1, patches);
@@ -68,5 +71,5 @@ fn start_at_places<A: TrainBackend>(
     let spread: Vec<i64> = (0..queries).map(|query| (query * patches / queries) as i64).collect();
     let spread = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(spread, [queries]), device);
     let causal = network.causal.reading(Tensor::from_inner(peculiar.select(0, spread)), SHARPNESS);
-    SeedNetwork { causal, ..network }
+    Ok(SeedNetwork { causal, ..network })
 }

@@ -9,29 +9,25 @@
 //!   its loss weighs 2;
 //! - the causal Q-Former goes on learning, so that what the codes cannot hold gives way to what they can; what the
 //!   semantic branch rebuilds are the causal embeddings that stage 1 ended with;
-//! - the rebuilt generation embedding also draws the scene, by the head that drew it from the image embedding, see `sketch`;
+//! - the rebuilt generation embedding also draws the image, by the head that drew it from the image embedding, see `sketch`;
 //! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
-use burn::{
-    module::Param,
-    tensor::{Int, Tensor, TensorData, backend::Backend},
-};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::{
     contrast::{ContrastConfig, generation_target},
     error::Result,
-    quantizer::Quantizer,
 };
 
 use super::{
-    data::{self, SceneData},
+    data::{Data, Sequence},
     model::{TrainModel, frozen, scale},
-    objective::{contrast, cosine_loss, squared_error},
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    objective::{contrast, cosine_loss, quantization, squared_error},
+    plan::Plan,
+    rows::{distinct, restart},
+    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
-    vision::{GROUP, SKETCH},
+    vision::SKETCH,
 };
 
 /// Weights of the quantisation, semantic and generation losses.
@@ -42,14 +38,14 @@ const CONTRAST: f64 = 0.5;
 const COMMITMENT: f64 = 0.25;
 /// Steps between two searches for dead rows.
 const RESTART_EVERY: usize = 20;
-/// Scenes whose latents decide which rows are dead.
-const RESTART_SCENES: usize = 256;
+/// Images whose latents decide which rows are dead.
+const RESTART_IMAGES: usize = 256;
 /// The share of the steps after which rows are left alone to settle.
 const RESTART_UNTIL: f64 = 0.8;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    scenes: &SceneData,
+    data: &Data<'_>,
     text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
@@ -57,10 +53,10 @@ pub(super) fn train<A: TrainBackend>(
 ) -> Result<TrainModel<A>> {
     let fixed = frozen(&model);
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, GROUP);
-        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
+        let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
+        let ids = TensorData::new(text.ids(&batch.captions)?, [plan.batch, text.context]);
         let caption: Tensor<A, 2> = Tensor::from_inner(fixed.contrast.text(Tensor::from_data(ids, device)));
-        let features = fixed.network.features(scenes.pixels(&batch, device));
+        let features = fixed.network.features(batch.pixels(device));
         let target = generation_target(fixed.contrast.image(features.clone()));
         let settled: Tensor<A, 3> = Tensor::from_inner(fixed.network.causal.forward_causal(features.clone()));
         let network = &model.network;
@@ -68,19 +64,18 @@ pub(super) fn train<A: TrainBackend>(
         let z = network.quantizer.latents(causal.clone());
         let codes = network.quantizer.nearest(z.clone().detach());
         let rows = network.quantizer.rows(codes.clone());
-        let quantize = squared_error(z.clone(), rows.clone().detach()) * COMMITMENT
-            + squared_error(rows.clone(), z.clone().detach());
+        let quantize = quantization(z.clone(), rows.clone(), COMMITMENT, false);
         let straight_through = z.clone() + (rows - z).detach();
         let states = network.quantizer.states(straight_through);
         let semantic = network.detokenizer.semantic(states.clone());
         let rebuilt = semantic.expect("a recipe's model has a semantic branch");
         let semantic = cosine_loss(rebuilt.clone(), settled);
         let similarity = scale(&model.causal_scale);
-        let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone());
-        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity);
+        let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone(), 0.0);
+        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity, 0.0);
         let made = network.detokenizer.generation(states);
         let generation = squared_error(made.clone(), Tensor::from_inner(target).unsqueeze_dim(1));
-        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(made, drawn);
         let metrics = vec![
             ("quantize", scalar(quantize.clone())),
@@ -98,45 +93,13 @@ pub(super) fn train<A: TrainBackend>(
     let after = |mut model: TrainModel<A>, step: usize| {
         if step.is_multiple_of(RESTART_EVERY) && step <= restart_until {
             let current = frozen(&model).network;
-            // Scenes of their own, far from those of any step.
-            let first = u64::MAX / 2 + (step * RESTART_SCENES) as u64;
-            let sample = scenes.scenes_from(first, RESTART_SCENES);
-            let latents = current.quantizer.latents(current.causal_embeddings(scenes.pixels(&sample, device)));
-            model.network.quantizer = restart(model.network.quantizer, latents, scenes.seed ^ step as u64, step == 0);
+            let sample = data.batch(Sequence::Rows, step / RESTART_EVERY * RESTART_IMAGES, RESTART_IMAGES)?;
+            let latents = current.quantizer.latents(current.causal_embeddings(sample.pixels(device)));
+            model.network.quantizer = restart(model.network.quantizer, latents, data.seed ^ step as u64, step == 0);
         }
-        model
+        Ok(model)
     };
-    optimise("stage2", plan, session, model, step, after)
-}
-
-fn distinct<B: Backend>(codes: Tensor<B, 2, Int>) -> f64 {
-    let codes: std::collections::BTreeSet<i64> = codes.into_data().iter::<i64>().collect();
-    codes.len() as f64
-}
-
-/// Puts rows that none of `latents` `[batch, queries, dim]` chose, or all of them, onto latents drawn at random.
-fn restart<A: TrainBackend>(
-    mut quantizer: Quantizer<A>,
-    latents: Tensor<A::InnerBackend, 3>,
-    seed: u64,
-    all: bool,
-) -> Quantizer<A> {
-    let codebook = quantizer.embedding.weight.val();
-    let [count, dim] = codebook.dims();
-    let device = codebook.device();
-    let mut used = vec![false; count];
-    let codes = quantizer.nearest(Tensor::from_inner(latents.clone()));
-    codes.into_data().iter::<i64>().for_each(|code| used[code as usize] = !all);
-    let [batch, queries, _] = latents.dims();
-    let latents: Vec<f32> = latents.into_data().iter::<f32>().collect();
-    let mut rows: Vec<f32> = codebook.into_data().iter::<f32>().collect();
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    for row in (0..count).filter(|&row| !used[row]) {
-        let pick = random.random_range(0..batch * queries);
-        rows[row * dim..][..dim].copy_from_slice(&latents[pick * dim..][..dim]);
-    }
-    let id = quantizer.embedding.weight.id;
-    let weight = Tensor::from_data(TensorData::new(rows, [count, dim]), &device).require_grad();
-    quantizer.embedding.weight = Param::initialized(id, weight);
-    quantizer
+    let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
+    let mut task = Steps { step, after, validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    optimise("stage2", plan, session, model, &mut task)
 }

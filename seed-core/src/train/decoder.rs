@@ -1,8 +1,8 @@
 //! Stage "decoder": the UNet on latents, told what to draw by a generation embedding (arXiv 2204.06125; v-prediction of
 //! arXiv 2202.00512; dropped conditions of arXiv 2207.12598).
 //!
-//! Latents and embeddings of a pool of scenes are computed once, the steps draw from the pool. Four of five
-//! conditions are what the detokenizer makes of the scene's codes, because that is what decoding gives it, the others image
+//! Latents and embeddings of a pool of images are computed once, the steps draw from the pool. Four of five
+//! conditions are what the detokenizer makes of an image's codes, because that is what decoding gives it, the others image
 //! embeddings.
 //! One in ten is dropped: zeros, as guidance uses.
 
@@ -14,7 +14,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    contrast::{Contrast, generation_target},
     diffusion::{
         UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL},
@@ -25,10 +24,12 @@ use crate::{
 };
 
 use super::{
-    data::SceneData,
+    data::{Data, Sequence},
     objective::squared_error,
     parts::Parts,
-    run::{Output, Plan, Session, TrainBackend, optimise},
+    plan::Plan,
+    run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
+    teacher::Teacher,
     vae::normals,
 };
 
@@ -36,7 +37,7 @@ use super::{
 const DROPPED: f64 = 0.1;
 /// Share of the conditions that come from codes.
 const FROM_CODES: f64 = 0.8;
-/// Scenes that are encoded at a time.
+/// Images that are encoded at a time.
 const AT_ONCE: usize = 64;
 
 /// What the stage needs of the ones before.
@@ -45,7 +46,8 @@ pub(super) struct Inputs<'a, A: TrainBackend> {
     pub(super) vae_config: &'a VaeConfig,
     pub(super) vae: &'a Vae<A::InnerBackend>,
     pub(super) network: &'a SeedNetwork<A::InnerBackend>,
-    pub(super) contrast: &'a Contrast<A::InnerBackend>,
+    /// What makes image embeddings; without one, every condition comes from codes.
+    pub(super) teacher: Option<Teacher<A::InnerBackend>>,
     pub(super) pool: usize,
     /// The UNet to begin with.
     pub(super) start: UNet<A>,
@@ -56,54 +58,97 @@ struct Pool<A: TrainBackend> {
     latents: Tensor<A::InnerBackend, 4>,
     image: Tensor<A::InnerBackend, 2>,
     codes: Tensor<A::InnerBackend, 2>,
+    keys: Vec<String>,
 }
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
     inputs: Inputs<'_, A>,
-    scenes: &SceneData,
+    data: &Data<'_>,
     session: &mut Session<'_>,
-    device: &A::Device,
+    devices: &[A::Device],
 ) -> Result<UNet<A::InnerBackend>> {
+    let device = &devices[0];
     if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
         return Ok(unet.valid());
     }
-    let pool = pool::<A>(&inputs, scenes, device);
-    let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
-    let [_, channels, size, _] = pool.latents.dims();
+    let pool = pool::<A>(&inputs, data, (Sequence::Pool, inputs.pool), device)?;
     let [_, dim] = pool.image.dims();
     let noising = ImageNoise {
         normalizer: ImageNormalizer::<A::InnerBackend>::identity(dim, device),
         schedule: NoiseSchedule::new(&NoiseScheduleConfig::unclip_embedding()),
     };
-    let parts = Parts::new(plan);
+    let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
+    let rules = Rules { seed: data.seed, context: inputs.unet.cross_attention_dim, schedule, noising };
+    let parts = Parts::<A>::new(plan, devices);
+    let draws_of = |step: usize| draws(data.seed, step, plan.batch, inputs.pool, rules.schedule.timesteps());
     let step = |unet: &UNet<A>, step: usize| {
-        let draws = draws(scenes.seed, step, plan.batch, inputs.pool, schedule.timesteps());
-        parts.learn(unet, |unet: &UNet<A>, part| {
-            let (batch, first) = (part.len(), (step * plan.batch + part.start) as u64);
-            let numbers =
-                |values: Vec<f32>| Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device);
-            let share = |of: fn(&Draw) -> bool| numbers(draws[part.clone()].iter().map(|d| f32::from(of(d))).collect());
-            let picks: Vec<i64> = draws[part.clone()].iter().map(|draw| draw.pick as i64).collect();
-            let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), device);
-            let timesteps: Vec<usize> = draws[part.clone()].iter().map(|draw| draw.timestep).collect();
-            let image = pool.image.clone().select(0, picks.clone());
-            let codes = pool.codes.clone().select(0, picks.clone());
-            let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
-            let noise = normals(scenes.seed, first, [batch, dim + channels * size * size], device);
-            let of_condition = noise.clone().narrow(1, 0, dim);
-            let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
-            let labels = noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
-            let clean = pool.latents.clone().select(0, picks);
-            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
-            let target = schedule.velocity(clean, noise, &timesteps);
-            let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-            let context = Tensor::<A, 3>::zeros([batch, 1, inputs.unet.cross_attention_dim], device);
-            let got = unet.forward(Tensor::from_inner(noisy), &timesteps, context, Some(Tensor::from_inner(labels)));
-            Ok(Output { loss: squared_error(got, Tensor::from_inner(target)), metrics: Vec::new() })
+        let draws = draws_of(step);
+        parts.learn(unet, |unet: &UNet<A>, part, to| {
+            let first = (step * plan.batch + part.start) as u64;
+            Ok(Output { loss: rules.loss(unet, &pool, &draws[part], first, to), metrics: Vec::new() })
         })
     };
-    Ok(optimise("decoder", plan, session, inputs.start.clone(), step, |unet, _| unet)?.valid())
+    let mut held_out: Option<Pool<A>> = None;
+    // The same draws and the same noise each time.
+    let validate = |unet: &UNet<A>| {
+        let pool = match held_out.take() {
+            Some(pool) => pool,
+            None => self::pool::<A>(&inputs, data, (Sequence::HeldOut, plan.validation), device)?,
+        };
+        let draws = draws(!data.seed, 0, plan.validation, plan.validation, rules.schedule.timesteps());
+        let mut mean = Mean::default();
+        for (number, draws) in draws.chunks(AT_ONCE).enumerate() {
+            let loss = scalar(rules.loss(unet, &pool, draws, (number * AT_ONCE) as u64, device));
+            mean.add(draws.len(), &[(VALIDATION_LOSS, loss)]);
+        }
+        held_out = Some(pool);
+        Ok(mean.metrics())
+    };
+    let keys = |step: usize| Ok(draws_of(step).iter().map(|draw| pool.keys[draw.pick].clone()).collect());
+    let mut task = Steps { step, after: |unet, _| Ok(unet), validate, keys };
+    Ok(optimise("decoder", plan, session, inputs.start.clone(), &mut task)?.valid())
+}
+
+/// How latents and conditions are noised.
+struct Rules<A: TrainBackend> {
+    seed: u64,
+    /// Features of the context.
+    context: usize,
+    schedule: NoiseSchedule,
+    noising: ImageNoise<A::InnerBackend>,
+}
+
+impl<A: TrainBackend> Rules<A> {
+    /// Mean squared error of the velocities of images of a pool, computed on the device `to`; `first` is the number of the first
+    /// image's noise.
+    fn loss(&self, unet: &UNet<A>, pool: &Pool<A>, draws: &[Draw], first: u64, to: &A::Device) -> Tensor<A, 1> {
+        let (batch, device) = (draws.len(), pool.latents.device());
+        let [_, channels, size, _] = pool.latents.dims();
+        let [_, dim] = pool.image.dims();
+        let share = |of: fn(&Draw) -> bool| {
+            let values: Vec<f32> = draws.iter().map(|draw| f32::from(of(draw))).collect();
+            Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), &device)
+        };
+        let picks: Vec<i64> = draws.iter().map(|draw| draw.pick as i64).collect();
+        let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), &device);
+        let timesteps: Vec<usize> = draws.iter().map(|draw| draw.timestep).collect();
+        let image = pool.image.clone().select(0, picks.clone());
+        let codes = pool.codes.clone().select(0, picks.clone());
+        let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
+        let noise = normals(self.seed, first, [batch, dim + channels * size * size], &device);
+        let of_condition = noise.clone().narrow(1, 0, dim);
+        let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
+        let labels = self.noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
+        let clean = pool.latents.clone().select(0, picks);
+        let noisy = self.schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
+        let target = self.schedule.velocity(clean, noise, &timesteps);
+        let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
+        let context = Tensor::<A, 3>::zeros([batch, 1, self.context], to);
+        let [noisy, target] = [noisy, target].map(|x| Tensor::from_inner(x.to_device(to)));
+        let labels = Tensor::from_inner(labels.to_device(to));
+        squared_error(unet.forward(noisy, &timesteps, context, Some(labels)), target)
+    }
 }
 
 /// What is drawn for one image of a step.
@@ -127,19 +172,26 @@ fn draws(seed: u64, step: usize, batch: usize, pool: usize, timesteps: usize) ->
     (0..batch).map(|_| draw()).collect()
 }
 
-fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, scenes: &SceneData, device: &A::Device) -> Pool<A> {
+fn pool<A: TrainBackend>(
+    inputs: &Inputs<'_, A>,
+    data: &Data<'_>,
+    (sequence, count): (Sequence, usize),
+    device: &A::Device,
+) -> Result<Pool<A>> {
     let network = inputs.network;
-    let (mut latents, mut image, mut codes) = (Vec::new(), Vec::new(), Vec::new());
-    for first in (0..inputs.pool).step_by(AT_ONCE) {
-        let count = AT_ONCE.min(inputs.pool - first);
-        let batch = scenes.scenes_from((usize::MAX / 8 + first) as u64, count);
-        let mean = inputs.vae.encode(scenes.signed_pixels(&batch, device)).0;
+    let (mut latents, mut image, mut codes, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for first in (0..count).step_by(AT_ONCE) {
+        let batch = data.batch(sequence, first, AT_ONCE.min(count - first))?;
+        let mean = inputs.vae.encode(batch.signed_pixels(device)).0;
         latents.push(mean * inputs.vae_config.scaling_factor);
-        let features = network.features(scenes.pixels(&batch, device));
-        image.push(generation_target(inputs.contrast.image(features.clone())));
-        let causal = network.causal.forward_causal(features);
-        let made = network.generation(network.quantizer.nearest(network.quantizer.latents(causal)));
-        codes.push(made.flatten::<2>(1, 2));
+        let pixels = batch.pixels(device);
+        let made = network.generation(network.encode(pixels.clone())).flatten::<2>(1, 2);
+        image.push(match &inputs.teacher {
+            Some(teacher) => teacher.target(pixels, &batch.captions, None)?.flatten::<2>(1, 2),
+            None => made.clone(),
+        });
+        codes.push(made);
+        keys.extend(batch.keys);
     }
-    Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) }
+    Ok(Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0), keys })
 }

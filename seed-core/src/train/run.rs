@@ -1,6 +1,7 @@
-//! The optimisation loop that every stage runs in: AdamW, warm-up and cosine, checkpoints, metrics, interruption.
+//! The optimisation loop that every stage runs in: optimizer, validation, checkpoints, metrics, interruption.
 
 use std::{
+    collections::BTreeMap,
     fs::TryLockError,
     io::Write as _,
     path::{Path, PathBuf},
@@ -10,11 +11,11 @@ use std::{
 
 use burn::{
     module::AutodiffModule,
-    optim::{AdamWConfig, GradientsParams, Optimizer},
+    optim::GradientsParams,
     record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder},
     tensor::{Tensor, backend::AutodiffBackend},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     atomic,
@@ -24,10 +25,20 @@ use crate::{
     tokenizer::Model,
 };
 
+use super::{
+    optim::{Optimizer, OptimizerRecord},
+    plan::{Keep, Plan},
+    precision,
+};
+
 /// File of a finished stage.
 pub(super) const FINISHED: &str = "model.bin";
-/// File of a stage that is not finished.
+/// File of a stage that is not finished: weights, the optimizer's state, steps.
 pub(super) const CHECKPOINT: &str = "checkpoint.bin";
+/// The same of the step whose validation was best.
+const BEST: &str = "best.bin";
+/// What a stage that diverged was learning from.
+const DIVERGED: &str = "diverged.json";
 /// A stage's reports, one JSON object a line.
 pub(super) const METRICS: &str = "metrics.jsonl";
 
@@ -35,44 +46,6 @@ pub(super) const METRICS: &str = "metrics.jsonl";
 pub trait TrainBackend: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend {}
 
 impl<A: AutodiffBackend<InnerBackend: SeedBackend> + SeedBackend> TrainBackend for A {}
-
-/// How long and how fast one stage learns.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// Optimizer steps.
-    pub steps: usize,
-    /// Images a step.
-    pub batch: usize,
-    /// Peak learning rate, reached after `warmup` steps; a cosine leads from there to a hundredth of it.
-    pub learning_rate: f64,
-    /// Steps of linear warm-up.
-    pub warmup: usize,
-    /// AdamW's decoupled weight decay.
-    pub weight_decay: f32,
-    /// Steps between checkpoints.
-    pub checkpoint_every: usize,
-    /// Parts of a batch that are computed side by side, each on one thread. Small networks gain less from threads that
-    /// share one convolution. Only the stages whose loss is a mean over images, "vae" and "decoder", can be split.
-    #[serde(default = "one")]
-    pub parts: usize,
-}
-
-fn one() -> usize {
-    1
-}
-
-impl Plan {
-    /// The learning rate at `step`, from 0.
-    pub fn learning_rate_at(&self, step: usize) -> f64 {
-        if step < self.warmup {
-            return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
-        }
-        let progress = (step - self.warmup) as f64 / (self.steps - self.warmup).max(1) as f64;
-        let floor = 0.01;
-        self.learning_rate * (floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
-    }
-}
 
 /// What one step tells whoever watches.
 #[derive(Clone, Debug, Serialize)]
@@ -90,7 +63,7 @@ pub struct StepReport {
     /// Images a second since the run began or was resumed.
     pub images_per_second: f64,
     /// What the stage measures besides.
-    pub metrics: std::collections::BTreeMap<&'static str, f64>,
+    pub metrics: BTreeMap<&'static str, f64>,
 }
 
 /// One part of a run, in the order of training.
@@ -162,7 +135,7 @@ pub struct Session<'a> {
 /// The loss of a step and what else it measured.
 pub(super) struct Output<A: AutodiffBackend> {
     pub(super) loss: Tensor<A, 1>,
-    pub(super) metrics: Vec<(&'static str, f64)>,
+    pub(super) metrics: Metrics,
 }
 
 impl<A: TrainBackend> Output<A> {
@@ -177,22 +150,96 @@ impl<A: TrainBackend> Output<A> {
 /// What a step found out: how to change the model, and the numbers for the report.
 pub(super) struct Learned {
     pub(super) loss: f64,
-    pub(super) metrics: Vec<(&'static str, f64)>,
+    pub(super) metrics: Metrics,
     pub(super) gradients: GradientsParams,
 }
 
-/// Trains `model` until the plan's last step.
-///
-/// `step` learns from the model and the step's number alone, so that a resumed run repeats what an undisturbed one
-/// does; `after` may change the model between steps. A stage that was finished is loaded, one that was interrupted
-/// goes on from its checkpoint.
+/// Numbers by name.
+pub(super) type Metrics = Vec<(&'static str, f64)>;
+
+/// A mean over images, of numbers that are means over some of them.
+#[derive(Debug, Default)]
+pub(super) struct Mean {
+    sums: Metrics,
+    images: usize,
+}
+
+impl Mean {
+    /// Adds numbers of `images` images, the same names each time.
+    pub(super) fn add(&mut self, images: usize, metrics: &[(&'static str, f64)]) {
+        self.images += images;
+        self.sums.resize(metrics.len(), ("", 0.0));
+        for (sum, &(name, value)) in self.sums.iter_mut().zip(metrics) {
+            *sum = (name, sum.1 + value * images as f64);
+        }
+    }
+
+    /// The means.
+    pub(super) fn metrics(self) -> Metrics {
+        self.sums.into_iter().map(|(name, sum)| (name, sum / self.images as f64)).collect()
+    }
+}
+
+/// What a stage does at each step.
+pub(super) trait Task<A: TrainBackend, M: AutodiffModule<A>> {
+    /// Learns from the model and the step's number alone, so that a resumed run repeats what an undisturbed one does.
+    fn step(&mut self, model: &M, step: usize) -> Result<Learned>;
+
+    /// Changes the model after a step, where the stage does more than the optimizer.
+    fn after(&mut self, model: M, step: usize) -> Result<M>;
+
+    /// Measures the model on held-out images: the loss as [`VALIDATION_LOSS`], and what else there is.
+    fn validate(&mut self, model: &M) -> Result<Metrics>;
+
+    /// What the images of a step are called in the data.
+    fn keys(&mut self, step: usize) -> Result<Vec<String>>;
+}
+
+/// A [`Task`] of closures.
+pub(super) struct Steps<S, T, V, K> {
+    pub(super) step: S,
+    pub(super) after: T,
+    pub(super) validate: V,
+    pub(super) keys: K,
+}
+
+impl<A, M, S, T, V, K> Task<A, M> for Steps<S, T, V, K>
+where
+    A: TrainBackend,
+    M: AutodiffModule<A>,
+    S: FnMut(&M, usize) -> Result<Learned>,
+    T: FnMut(M, usize) -> Result<M>,
+    V: FnMut(&M) -> Result<Metrics>,
+    K: FnMut(usize) -> Result<Vec<String>>,
+{
+    fn step(&mut self, model: &M, step: usize) -> Result<Learned> {
+        (self.step)(model, step)
+    }
+
+    fn after(&mut self, model: M, step: usize) -> Result<M> {
+        (self.after)(model, step)
+    }
+
+    fn validate(&mut self, model: &M) -> Result<Metrics> {
+        (self.validate)(model)
+    }
+
+    fn keys(&mut self, step: usize) -> Result<Vec<String>> {
+        (self.keys)(step)
+    }
+}
+
+/// Name of the number that decides which checkpoint is the best.
+pub(super) const VALIDATION_LOSS: &str = "validation_loss";
+
+/// Trains `model` until the plan's last step. A stage that was finished is loaded, one that was interrupted goes on
+/// from its checkpoint.
 pub(super) fn optimise<A, M>(
     name: &'static str,
     plan: &Plan,
     session: &mut Session<'_>,
     mut model: M,
-    mut step: impl FnMut(&M, usize) -> Result<Learned>,
-    mut after: impl FnMut(M, usize) -> M,
+    task: &mut impl Task<A, M>,
 ) -> Result<M>
 where
     A: TrainBackend,
@@ -205,25 +252,42 @@ where
     if let Some(model) = finished(name, session, model.clone(), &device)? {
         return Ok(model);
     }
-    let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(plan.weight_decay).init::<A, M>();
+    let mut optimizer = Optimizer::<A, M>::new(f64::from(plan.weight_decay), plan.decay, plan.clip_norm);
     let checkpoint = folder.join(CHECKPOINT);
-    let mut start = 0;
+    let (mut start, mut best) = (0, f64::INFINITY);
     if checkpoint.exists() {
-        let (weights, moments, done): (M::Record, _, usize) = read_record::<A, _>(&checkpoint, &device)?;
+        let (weights, moments, done, lowest): Whole<A, M> = read_record::<A, _>(&checkpoint, &device)?;
         model = model.load_record(weights);
         optimizer = optimizer.load_record(moments);
-        start = done;
+        (start, best) = (done, lowest);
     }
     let mut log = MetricsLog::open(&folder.join(METRICS), start)?;
     let clock = Instant::now();
     for index in start..plan.steps {
         let learning_rate = plan.learning_rate_at(index);
-        let Learned { loss, metrics, gradients } = step(&model, index)?;
-        if !loss.is_finite() {
-            return Err(Error::Diverged { stage: name, step: index, loss });
+        let Learned { loss, mut metrics, gradients } = match precision::of_step::<A, M>(plan.precision, &model) {
+            None => task.step(&model, index)?,
+            Some(rounded) => task.step(&rounded, index)?,
+        };
+        let length = optimizer.length(&model, &gradients);
+        if !loss.is_finite() || !length.is_finite() {
+            return Err(diverged(name, &folder, index, [loss, length], task.keys(index)?));
         }
-        model = after(optimizer.step(learning_rate, model, gradients), index);
+        model = task.after(optimizer.step(learning_rate, model, gradients, length), index)?;
         let done = index + 1;
+        metrics.push(("gradient_norm", length));
+        let whole = |model: &M, optimizer: &Optimizer<A, M>, best: f64| {
+            (model.clone().into_record(), optimizer.to_record(), done, best)
+        };
+        if plan.validate_every > 0 && (done == plan.steps || done.is_multiple_of(plan.validate_every)) {
+            let found = task.validate(&model)?;
+            let loss = found.iter().find(|(name, _)| *name == VALIDATION_LOSS).map(|(_, loss)| *loss);
+            metrics.extend(found);
+            if let Some(loss) = loss.filter(|&loss| loss < best) {
+                best = loss;
+                write_record::<A, _>(&folder.join(BEST), whole(&model, &optimizer, best))?;
+            }
+        }
         let report = StepReport {
             stage: name,
             step: done,
@@ -237,16 +301,34 @@ where
         (session.report)(&report);
         let stop = session.stop.load(Ordering::Relaxed);
         if done < plan.steps && (stop || done % plan.checkpoint_every.max(1) == 0) {
-            let record = (model.clone().into_record(), optimizer.to_record(), done);
-            write_record::<A, _>(&checkpoint, record)?;
+            write_record::<A, _>(&checkpoint, whole(&model, &optimizer, best))?;
         }
         if stop && done < plan.steps {
             return Err(Error::Interrupted);
         }
     }
+    if plan.keep == Keep::Best && folder.join(BEST).exists() {
+        let (weights, ..): Whole<A, M> = read_record::<A, _>(&folder.join(BEST), &device)?;
+        model = model.load_record(weights);
+    }
     write_record::<A, _>(&folder.join(FINISHED), model.clone().into_record())?;
     let _ = std::fs::remove_file(&checkpoint); // superseded by the finished model
     Ok(model)
+}
+
+/// A checkpoint: weights, the optimizer's state, steps done, the lowest loss of a validation.
+type Whole<A, M> = (<M as burn::module::Module<A>>::Record, OptimizerRecord<A, M>, usize, f64);
+
+/// The error of a step whose loss or gradients are not finite, and a file with all that it learned from.
+fn diverged(stage: &'static str, folder: &Path, step: usize, [loss, length]: [f64; 2], keys: Vec<String>) -> Error {
+    let account = serde_json::json!({
+        "stage": stage, "step": step, "loss": loss.to_string(), "gradient_norm": length.to_string(), "keys": keys,
+    });
+    let path = folder.join(DIVERGED);
+    match atomic::write(&path, &serde_json::to_vec_pretty(&account).expect("a JSON value is JSON")) {
+        Ok(()) => Error::Diverged { stage, step, loss, gradient_norm: length, keys, account: path },
+        Err(error) => error,
+    }
 }
 
 /// Makes this process the only one that trains the stage in `folder`; waits for one that does so already.

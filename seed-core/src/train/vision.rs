@@ -1,46 +1,60 @@
 //! Stage "vision": the vision transformer and a text tower by contrast on captions (arXiv 2103.00020, figure 3).
 //!
-//! Half of each group of a batch are near-duplicates that differ in one attribute, so that the embedding has to keep
-//! every attribute, not only those that tell random scenes apart. The embedding also has to draw the scene, see `sketch`.
+//! Batches of scenes hold near-duplicates that differ in one attribute, see `data`. The embedding also has to draw the
+//! image, see `sketch`.
 
 use burn::tensor::{Tensor, TensorData};
 
 use crate::{
     contrast::{ContrastConfig, generation_target},
-    error::Result,
+    error::{Error, Result},
 };
 
 use super::{
-    data::{self, SceneData},
+    data::{Batch, Data, Sequence},
     model::{TrainModel, scale},
     objective,
-    run::{Output, Plan, Session, TrainBackend, optimise, scalar},
+    plan::Plan,
+    run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
     sketch::SIDE,
 };
 
-/// Scenes in a group of near-duplicates.
-pub(super) const GROUP: usize = 4;
 /// Weight of the coarse picture's error.
 pub(super) const SKETCH: f64 = 20.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
-    scenes: &SceneData,
+    data: &Data<'_>,
     text: &ContrastConfig,
     model: TrainModel<A>,
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
+    let embed = |model: &TrainModel<A>, batch: &Batch| {
+        let ids = TensorData::new(text.ids(&batch.captions)?, [batch.len(), text.context]);
+        let image = model.contrast.image(model.network.features(batch.pixels(device)));
+        Ok::<_, Error>((image, model.contrast.text(Tensor::from_data(ids, device))))
+    };
     let step = |model: &TrainModel<A>, step: usize| {
-        let batch = scenes.scenes(step, plan.batch, GROUP);
-        let ids = TensorData::new(text.ids(&data::captions(&batch))?, [plan.batch, text.context]);
-        let image = model.contrast.image(model.network.features(scenes.pixels(&batch, device)));
-        let caption = model.contrast.text(Tensor::from_data(ids, device));
-        let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale));
-        let drawn = scenes.signed_pixels_of_size(&batch, SIDE, device);
+        let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
+        let (image, caption) = embed(model, &batch)?;
+        let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale), 0.0);
+        let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
-    optimise("vision", plan, session, model, step, |model, _| model)
+    let validate = |model: &TrainModel<A>| {
+        let mut mean = Mean::default();
+        for first in (0..plan.validation).step_by(plan.batch) {
+            let batch = data.batch(Sequence::HeldOut, first, plan.batch.min(plan.validation - first))?;
+            let (image, caption) = embed(model, &batch)?;
+            let (loss, accuracy) = objective::contrast(image, caption, scale(&model.vision_scale), 0.0);
+            mean.add(batch.len(), &[(VALIDATION_LOSS, scalar(loss)), ("validation_accuracy", accuracy)]);
+        }
+        Ok(mean.metrics())
+    };
+    let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
+    let mut task = Steps { step, after: |model, _| Ok(model), validate, keys };
+    optimise("vision", plan, session, model, &mut task)
 }
