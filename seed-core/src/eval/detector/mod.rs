@@ -21,7 +21,6 @@ mod tests;
 use std::sync::LazyLock;
 
 use image::RgbImage;
-use rayon::prelude::*;
 
 pub use score::{Attributes, score};
 
@@ -67,8 +66,9 @@ pub struct Detected {
 
 /// Finds the objects of a picture of any size; it is looked at as a square of 64 x 64 pixels.
 pub fn detect(image: &RgbImage) -> Detected {
+    // On one thread: a worker that waited here for others could be given a picture that waits for it.
     static TEMPLATES: LazyLock<Vec<(Cell, Vec<Template>)>> =
-        LazyLock::new(|| Cell::ALL.into_par_iter().map(|cell| (cell, templates(cell))).collect());
+        LazyLock::new(|| Cell::ALL.into_iter().map(|cell| (cell, templates(cell))).collect());
     let image = resize(image, SIDE as u32, SIDE as u32, Filter::Bicubic);
     let pixels: Vec<[f32; 3]> = image.pixels().map(|pixel| pixel.0.map(f32::from)).collect();
     let (line, background) = background::fit(&pixels);

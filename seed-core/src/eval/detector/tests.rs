@@ -1,6 +1,7 @@
 //! The detector on pictures whose objects are known, and on pictures that hold none.
 
 use image::{Rgb, RgbImage};
+use rayon::prelude::*;
 
 use super::*;
 use crate::scenes::{Jitter, Object, Split};
