@@ -46,21 +46,26 @@ impl Preparer<'_> {
             };
             let name = if several { format!("image {number} of {key}") } else { key.clone() };
             number += 1;
-            let decoded = match image {
-                Image::Missing(reason) => {
-                    return Err(Skipped::failed(&key, if several { format!("{name}: {reason}") } else { reason }));
-                }
-                Image::Bytes(bytes) => decode(&bytes, &name, self.limits),
-                Image::File(path) => match std::fs::read(&path) {
-                    Ok(bytes) => decode(&bytes, &path.display().to_string(), self.limits),
-                    Err(source) => Err(Error::Read { path, source }),
-                },
-            };
-            let image = decoded.map_err(|error| Skipped::failed(&key, error))?;
+            if let Image::Missing(reason) = image {
+                return Err(Skipped::failed(&key, if several { format!("{name}: {reason}") } else { reason }));
+            }
+            let image = load(image, &name, self.limits).map_err(|error| Skipped::failed(&key, error))?;
             filters.admit_size(image.width(), image.height()).map_err(filtered)?;
             prepared.push(Piece::Image(self.preprocessor.apply(&image)));
         }
         Ok(Prepared { key, pieces: prepared, values })
+    }
+}
+
+/// The pixels of an image, wherever its bytes are; `name` is what errors call it.
+pub(crate) fn load(image: Image, name: &str, limits: &Limits) -> Result<pixels::RgbImage> {
+    match image {
+        Image::Missing(reason) => Err(Error::Image { name: name.to_owned(), reason }),
+        Image::Bytes(bytes) => decode(&bytes, name, limits),
+        Image::File(path) => match std::fs::read(&path) {
+            Ok(bytes) => decode(&bytes, &path.display().to_string(), limits),
+            Err(source) => Err(Error::Read { path, source }),
+        },
     }
 }
 

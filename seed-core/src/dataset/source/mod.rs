@@ -142,7 +142,7 @@ const CAPTIONS: [&str; 4] = ["caption", "text", "TEXT", "txt"];
 /// Names under which keys are looked for, in this order.
 const KEYS: [&str; 5] = ["key", "id", "uid", "__key__", "image_id"];
 /// Name of the caption's column in the output.
-const CAPTION: &str = "caption";
+pub(crate) const CAPTION: &str = "caption";
 
 /// An input that cannot be a source.
 fn unreadable(path: &std::path::Path, reason: impl ToString) -> Error {
