@@ -1,11 +1,19 @@
-//! `seed eval`: what a model is worth, measured on held-out scenes.
+//! `seed eval`: what a model is worth, measured on held-out scenes or on images of yours.
 
-use std::{io::Write as _, ops::ControlFlow};
+mod data;
+mod text;
 
+use std::{io::Write as _, ops::ControlFlow, path::PathBuf};
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use seed_core::{
     Error, SeedTokenizer,
-    eval::{self, Captioned, CodeUsage, Recall, Reconstruction, Retrieval},
+    eval::{self, Captioned, Coded},
+    pixels::{
+        self, RgbImage,
+        sheet::{Layout, side_by_side},
+    },
 };
 use serde::Serialize;
 
@@ -15,9 +23,21 @@ use crate::{
     outcome::Outcome,
     progress::Progress,
 };
+use data::{Captions, Data, DataArgs};
 
-/// Measure a model on held-out scenes
+/// Pairs on the sheet of `seed eval reconstruction`, and pairs in a row of it.
+const SHEET_PAIRS: usize = 64;
+const SHEET_COLUMNS: usize = 8;
+/// Width and height of an image on the sheet, in pixels.
+const SHEET_CELL: u32 = 128;
+
+/// Measure a model on held-out scenes or on a dataset
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  seed eval retrieval --data flickr30k/*.parquet --count 5000 --model seed-2
+  seed eval codes --html codebook.html
+  seed eval reconstruction --count 200 --sheet sheet.png
+  seed eval prefixes --count 200 --html prefixes.html")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -26,21 +46,19 @@ pub(crate) struct Args {
 #[derive(Subcommand, Debug)]
 enum What {
     /// Which caption belongs to which image, before and after the codes
-    Retrieval(Common),
-    /// Image to tokens to image, and whether what comes back is the same to the model
+    Retrieval(RetrievalArgs),
+    /// Image to tokens to image: whether what comes back is the same to the model, to the eye, and to a detector of objects
     Reconstruction(ReconstructionArgs),
-    /// How much of the codebook is used, and how evenly
-    Codes(Common),
+    /// Retrieval and reconstruction from the first 1, 2, 4 ... codes alone
+    Prefixes(PrefixesArgs),
+    /// How much of the codebook is used, how evenly and how clearly
+    Codes(CodesArgs),
 }
 
 #[derive(clap::Args, Debug)]
 struct Common {
-    /// Number of scenes, all with captions of their own
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    count: u64,
-    /// Seed of the scenes
-    #[arg(long, default_value_t = 1)]
-    scene_seed: u64,
+    #[command(flatten)]
+    data: DataArgs,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -49,136 +67,182 @@ struct Common {
 }
 
 #[derive(clap::Args, Debug)]
+struct RetrievalArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Leave out images of --data with captions that the model cannot read, and say how many
+    #[arg(long, requires = "data")]
+    skip_unknown: bool,
+}
+
+#[derive(clap::Args, Debug)]
 struct ReconstructionArgs {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     sampling: SamplingOptions,
+    /// Write originals and reconstructions side by side to this PNG, the first 64
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct PrefixesArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Codes to keep [default: 1, 2, 4 ... and all]
+    #[arg(long, value_name = "K", value_delimiter = ',', value_parser = crate::options::positive)]
+    keep: Vec<usize>,
+    /// Sampling steps [default: as the model says]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Guidance scale [default: as the model says]
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "N", default_value_t)]
+    seed: u64,
+    /// Measure retrieval alone, which takes no decoder
+    #[arg(long)]
+    no_images: bool,
+    /// Write table and curves to this HTML file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct CodesArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Write the codebook to this HTML file: usage, entropies, margins, and the images nearest to the most used codes
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
-    match &args.what {
-        What::Retrieval(common) => {
-            let (seed, data) = common.prepare(global)?;
-            let working = Progress::working("embedding scenes and captions", global);
-            let table = eval::retrieval(seed.as_ref(), &data)?;
-            drop(working);
-            common.print(seed.as_ref(), &table, retrieval_text)
-        }
-        What::Codes(common) => {
-            let (seed, data) = common.prepare(global)?;
-            let working = Progress::working("encoding scenes", global);
-            let usage = eval::code_usage(&seed.encode(&data.images)?);
-            drop(working);
-            common.print(seed.as_ref(), &usage, usage_text)
-        }
+    let done = match &args.what {
+        What::Retrieval(args) => retrieval(args, global),
+        What::Codes(args) => codes(args, global),
         What::Reconstruction(args) => reconstruction(args, global),
+        What::Prefixes(args) => prefixes(args, global),
+    };
+    match done {
+        Err(error) if matches!(error.downcast_ref(), Some(Error::Interrupted)) => {
+            eprintln!("interrupted: nothing was measured"); // a part of the images would give other numbers
+            Ok(Outcome::Interrupted)
+        }
+        done => done,
     }
+}
+
+fn retrieval(args: &RetrievalArgs, global: &Global) -> anyhow::Result<Outcome> {
+    let common = &args.common;
+    let (seed, data) = common.prepare(Captions::Needed { skip_unknown: args.skip_unknown }, global)?;
+    let working = Progress::working("embedding images and captions", global);
+    let table = eval::retrieval(seed.as_ref(), &data.captioned)?;
+    drop(working);
+    common.print(seed.as_ref(), &table, || text::retrieval(&table, &data.name))
+}
+
+fn codes(args: &CodesArgs, global: &Global) -> anyhow::Result<Outcome> {
+    let common = &args.common;
+    let (seed, data) = common.prepare(Captions::Unused, global)?;
+    let bar = Progress::new(data.captioned.images.len(), "images", global);
+    let coded = Coded::new(seed.as_ref(), &data.captioned.images, &mut |done, _| watch(&bar, done))?;
+    drop(bar);
+    if let Some(path) = &args.html {
+        let title = format!("Codes of {} by {}", data.name, seed.config().name);
+        eval::save_page(path, &coded.page(&title, &data.captioned.images))?;
+        global.note(|| format!("the codebook is shown in {}", path.display()));
+    }
+    let usage = coded.usage();
+    common.print(seed.as_ref(), &usage, || text::usage(&usage, &data.name))
 }
 
 fn reconstruction(args: &ReconstructionArgs, global: &Global) -> anyhow::Result<Outcome> {
-    let (seed, data) = args.common.prepare(global)?;
+    let common = &args.common;
+    let (seed, data) = common.prepare(Captions::Unused, global)?;
     let options = args.sampling.resolve(seed.as_ref());
-    let bar = Progress::new(data.images.len(), "images", global);
-    let mut watch = |done: usize, _: usize| {
-        bar.set(done);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    match eval::reconstruction(seed.as_ref(), &data.images, &options, &mut watch) {
-        Err(Error::Interrupted) => {
-            drop(bar);
-            eprintln!("interrupted: nothing was measured"); // a part of the scenes would give other numbers
-            Ok(Outcome::Interrupted)
+    let bar = Progress::new(data.captioned.images.len(), "images", global);
+    let result = eval::reconstruction(seed.as_ref(), &data.captioned, &options, &mut |done, _| watch(&bar, done))?;
+    drop(bar);
+    if let Some(path) = &args.sheet {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        result => {
-            drop(bar);
-            args.common.print(seed.as_ref(), &result?, reconstruction_text)
-        }
+        pixels::write_png(path, &sheet(&data.captioned, &result.decoded))?;
+        global.note(|| format!("originals and reconstructions side by side: {}", path.display()));
     }
+    common.print(seed.as_ref(), &result, || text::reconstruction(&result, &data.name))
+}
+
+fn sheet(data: &Captioned, decoded: &[RgbImage]) -> RgbImage {
+    let pairs = data.images.iter().cloned().zip(decoded.iter().cloned()).take(SHEET_PAIRS);
+    let layout = Layout { cell: SHEET_CELL, columns: SHEET_COLUMNS, margin: 8, ..Layout::default() };
+    side_by_side(&pairs.collect::<Vec<_>>(), &layout)
+}
+
+fn prefixes(args: &PrefixesArgs, global: &Global) -> anyhow::Result<Outcome> {
+    let common = &args.common;
+    let (seed, data) = common.prepare(Captions::Welcome, global)?;
+    let lengths = match args.keep.is_empty() {
+        true => eval::prefix_lengths(seed.config().model.num_queries),
+        false => args.keep.clone(),
+    };
+    let own = seed.decode_options();
+    let options = (!args.no_images).then(|| seed_core::DecodeOptions {
+        steps: args.steps.unwrap_or(own.steps),
+        guidance: args.guidance.unwrap_or(own.guidance),
+        seed: args.seed,
+        ..own
+    });
+    let bar = Progress::new(lengths.len() * data.captioned.images.len(), "images", global);
+    let table =
+        eval::prefixes(seed.as_ref(), &data.captioned, &lengths, options.as_ref(), &mut |done, _| watch(&bar, done))?;
+    drop(bar);
+    if let Some(path) = &args.html {
+        let title = format!("The first tokens of {} by {}", data.name, seed.config().name);
+        eval::save_page(path, &eval::prefixes_page(&title, &table))?;
+        global.note(|| format!("table and curves are in {}", path.display()));
+    }
+    let record = serde_json::json!({ "prefixes": table });
+    common.print(seed.as_ref(), &record, || text::prefixes(&table, &data.name))
+}
+
+/// Shows that `done` images are done, and stops when the user asks to.
+fn watch(bar: &Progress, done: usize) -> ControlFlow<()> {
+    bar.set(done);
+    if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 impl Common {
-    fn prepare(&self, global: &Global) -> anyhow::Result<(Box<dyn SeedTokenizer>, Captioned)> {
-        let seed = self.model.open(None, global)?;
-        let size = u32::try_from(seed.config().model.image_size)?;
-        Ok((seed, eval::held_out(self.count as usize, self.scene_seed, size)))
+    fn prepare(&self, captions: Captions, global: &Global) -> anyhow::Result<(Box<dyn SeedTokenizer>, Data)> {
+        let seed = self.model.open(self.data.images.preprocess, global)?;
+        let data = self.data.read(seed.as_ref(), captions, global)?;
+        Ok((seed, data))
     }
 
     fn print<T: Serialize>(
         &self,
         seed: &dyn SeedTokenizer,
         result: &T,
-        text: fn(&T) -> String,
+        text: impl FnOnce() -> String,
     ) -> anyhow::Result<Outcome> {
         let text = match self.json {
             true => {
                 let mut record = serde_json::to_value(result)?;
                 record["tokenizer"] = serde_json::to_value(seed.provenance()?)?;
-                record["scene_seed"] = self.scene_seed.into();
+                match self.data.data.is_empty() {
+                    true => record["scene_seed"] = self.data.scene_seed.into(),
+                    false => record["data"] = self.data.data.clone().into(),
+                }
                 record.to_string()
             }
-            false => text(result),
+            false => text(),
         };
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}")?;
         out.flush()?;
         Ok(Outcome::Done)
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
-}
-
-fn recalls(recall: &Recall) -> String {
-    [recall.at_1, recall.at_5, recall.at_10].map(percent).join(" | ")
-}
-
-fn retrieval_text(table: &Retrieval) -> String {
-    let mut text = format!(
-        "Caption retrieval among {} held-out scenes, in percent\n\n\
-         | from | image to text R@1 | R@5 | R@10 | text to image R@1 | R@5 | R@10 | mean |\n\
-         |---|---|---|---|---|---|---|---|",
-        table.images
-    );
-    for row in &table.rows {
-        let (to_text, to_image) = (recalls(&row.image_to_text), recalls(&row.text_to_image));
-        text += &format!("\n| {} | {to_text} | {to_image} | {} |", row.name, percent(row.mean));
-    }
-    text
-}
-
-fn usage_text(usage: &CodeUsage) -> String {
-    let bits = usage.position_bits.iter().map(|bits| format!("{bits:.2}")).collect::<Vec<_>>().join(" ");
-    format!(
-        "Codes of {} held-out scenes\n\n| codebook | used | usage % | perplexity | different codes an image |\n|---|---|---|---|---|\n\
-         | {} | {} | {} | {:.1} | {:.1} |\n\nEntropy of each position, in bits: {bits}",
-        usage.images,
-        usage.codebook_size,
-        usage.used,
-        percent(usage.usage),
-        usage.perplexity,
-        usage.distinct_per_image
-    )
-}
-
-fn reconstruction_text(result: &Reconstruction) -> String {
-    let asked = [
-        result.scheduler.map(|name| format!(", scheduler {name}")),
-        result.size.map(|size| format!(", {size} pixels")),
-        result.keep_first.map(|codes| format!(", the first {codes} codes")),
-    ];
-    let asked: String = asked.into_iter().flatten().collect();
-    format!(
-        "Image to tokens to image for {} held-out scenes, {} steps, guidance {}, seed {}{asked}\n\n\
-         | nearest original R@1 % | R@5 % | R@10 % | similarity | PSNR dB |\n|---|---|---|---|---|\n\
-         | {} | {:.3} | {:.2} |",
-        result.images,
-        result.steps,
-        result.guidance,
-        result.seed,
-        recalls(&result.nearest_original),
-        result.similarity,
-        result.psnr
-    )
 }

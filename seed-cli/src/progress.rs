@@ -19,6 +19,12 @@ impl Progress {
         Self::bar(Some(total as u64), template, what, global)
     }
 
+    /// A bar over `total` of `what`, with what is said beside others below it.
+    pub(crate) fn with_text_below(total: usize, what: &str, global: &Global) -> Self {
+        let template = "{bar:24} {pos}/{len} {prefix}  {elapsed} (eta {eta})\n{msg}";
+        Self::bar(Some(total as u64), template, what, global)
+    }
+
     /// A bar over the bytes of `what`, of which the whole may not be known.
     pub(crate) fn bytes(total: Option<u64>, what: &str, global: &Global) -> Self {
         let template = match total {

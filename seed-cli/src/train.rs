@@ -1,14 +1,18 @@
-//! `seed train`: a recipe -> a model bundle.
+//! `seed train`: a recipe -> a model bundle; `seed train report`: a run's folder -> its curves.
+
+mod view;
 
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
 use seed_core::{
     Device, Error, Model,
     checkpoint::Files,
+    eval,
     train::{self, GivenDecoder, Recipe, Session, Stage, StepReport},
 };
 
@@ -16,15 +20,14 @@ use crate::{
     interrupt,
     options::Global,
     outcome::{Outcome, is_broken_pipe},
-    progress::Progress,
 };
-
-/// Steps between two lines of `--verbose`.
-const STEPS_A_LINE: usize = 10;
+use view::View;
 
 /// Train a model by a recipe.
 #[derive(clap::Args, Debug)]
 #[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Checkpoints and what was measured at each step are kept in the run's folder. Ctrl-C stops after the step
 at hand, with a checkpoint; --resume goes on from there as if nothing had happened. The model bundle is in
 the folder `bundle` of the run in the end; its path is printed on standard output.
@@ -33,11 +36,15 @@ Examples:
   seed train weights/recipes/scenes-tiny.toml
   seed train weights/recipes/scenes-tiny.toml --resume
   seed train weights/recipes/seed2-stage1.toml --set stage1.batch=512 --device cuda:0,cuda:1
-  seed train weights/recipes/scenes-tiny.toml --tokenizer weights/scenes-tiny --out runs/decoder"
+  seed train weights/recipes/scenes-tiny.toml --tokenizer weights/scenes-tiny --out runs/decoder
+  seed train report runs/scenes-tiny"
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Recipe, a TOML file
-    recipe: PathBuf,
+    #[arg(required = true)]
+    recipe: Option<PathBuf>,
     /// Folder of the run [default: runs/NAME, after the recipe's name]
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -70,8 +77,35 @@ pub(crate) struct Args {
     device: Vec<Device>,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Draw the curves of a run, also of one that goes on, into one HTML file
+    Report(ReportArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct ReportArgs {
+    /// Folder of the run
+    run: PathBuf,
+    /// The HTML file [default: report.html in the run's folder]
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn report(args: &ReportArgs) -> anyhow::Result<Outcome> {
+    let page = eval::training_report(&args.run)?;
+    let file = args.out.clone().unwrap_or_else(|| args.run.join("report.html"));
+    eval::save_page(&file, &page)?;
+    writeln!(std::io::stdout(), "{}", file.display())?;
+    Ok(Outcome::Done)
+}
+
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
-    let recipe = Recipe::read_with(&args.recipe, &args.set)?;
+    if let Some(Command::Report(args)) = &args.command {
+        return report(args);
+    }
+    let file = args.recipe.as_ref().context("name a recipe")?;
+    let recipe = Recipe::read_with(file, &args.set)?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
     match (train::has_begun(&folder), args.resume) {
         (true, false) => bail!(
@@ -81,7 +115,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         (false, true) => global.note(|| format!("{} holds no run; starting from the first step", folder.display())),
         _ => {}
     }
-    let mut watcher = Watcher { args, global, stage: None, last: None, output: Ok(()) };
+    let mut watcher = Watcher { args, global, view: None, last: None, output: Ok(()) };
     let mut report = |step: &StepReport| watcher.step(step);
     let decoder = args.decoder.clone().map(|folder| GivenDecoder::Whole(Files::folder(folder)));
     let autoencoder = args.autoencoder.clone().map(|folder| GivenDecoder::Autoencoder(Files::folder(folder)));
@@ -94,7 +128,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         report: &mut report,
     };
     let trained = train::run_on(&recipe, &mut session, &args.device);
-    watcher.stage = None;
+    watcher.view = None;
     note_failures(&folder, global);
     match trained {
         Ok(bundle) => {
@@ -105,7 +139,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         }
         Err(Error::Interrupted) => {
             let at = watcher.last.map(|last| format!(" after {last}")).unwrap_or_default();
-            let (recipe, out) = (args.recipe.display(), folder.display());
+            let (recipe, out) = (file.display(), folder.display());
             let given =
                 [("tokenizer", &args.tokenizer), ("decoder", &args.decoder), ("autoencoder", &args.autoencoder)];
             let given = given.map(|(name, path)| path.as_ref().map(|path| format!(" --{name} {}", path.display())));
@@ -142,8 +176,8 @@ fn parse_stage(name: &str) -> Result<Stage, String> {
 struct Watcher<'a> {
     args: &'a Args,
     global: &'a Global,
-    /// Name and bar of the stage that is running.
-    stage: Option<(&'static str, Progress)>,
+    /// View of the stage that is running.
+    view: Option<View>,
     last: Option<String>,
     /// Whether standard output still takes reports. A reader who has had enough does not end a training run.
     output: anyhow::Result<()>,
@@ -151,34 +185,20 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     fn step(&mut self, report: &StepReport) {
-        let &StepReport { stage, step, steps, loss, learning_rate, images_per_second, .. } = report;
-        if self.stage.as_ref().is_none_or(|(name, _)| *name != stage) {
-            self.stage = None; // clears the bar before
-            let bar = Progress::new(steps, &format!("steps of stage {stage}"), self.global);
-            bar.start_from(step);
-            self.stage = Some((stage, bar));
+        if self.view.as_ref().is_none_or(|view| view.stage != report.stage) {
+            self.view = None; // clears what it showed
         }
-        let Some((_, bar)) = &self.stage else { return };
-        let state = format!("loss {loss:.4}  rate {learning_rate:.1e}  {images_per_second:.0} images/s");
-        bar.set(step);
-        bar.message(state.clone());
+        let view = self.view.get_or_insert_with(|| View::new(report, self.global));
+        view.show(report, self.global);
         if self.args.json && self.output.is_ok() {
-            self.output = bar.suspend(|| print(report));
+            self.output = view.suspend(|| print(report));
             if let Err(error) = &self.output
                 && is_broken_pipe(error)
             {
                 self.global.note(|| "standard output was closed; reports go on in the run's folder".to_owned());
             }
         }
-        self.last = Some(format!("step {step} of {steps} of stage {stage}"));
-        let line = || format!("stage {stage}  step {step}/{steps}  {state}");
-        match step == steps {
-            true => bar.suspend(|| self.global.note(line)),
-            false if self.global.verbose && step.is_multiple_of(STEPS_A_LINE) => {
-                bar.suspend(|| eprintln!("{}", line()))
-            }
-            false => {}
-        }
+        self.last = Some(format!("step {} of {} of stage {}", report.step, report.steps, report.stage));
     }
 }
 

@@ -67,18 +67,18 @@ impl<B: SeedBackend> Quantizer<B> {
         self.distances(latents).argmin(1).reshape([batch, queries])
     }
 
-    /// As [`nearest`](Self::nearest), with the margin of each: how much larger the squared distance to the runner-up is,
-    /// `[batch, queries]`, from 0 for a tie. A code with a margin near rounding (about 1e-6 of `|z|^2`) may be another one
-    /// where sums run in another order.
-    pub fn nearest_with_margins(&self, latents: Tensor<B, 3>) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
+    /// As [`nearest`](Self::nearest), with the squared distances to the nearest row and to the runner-up,
+    /// `[batch, queries]` each. They are equal for a tie. A code whose two distances differ by rounding (about 1e-6 of
+    /// `|z|^2`) may be another one where sums run in another order.
+    pub fn nearest_two(&self, latents: Tensor<B, 3>) -> (Tensor<B, 2, Int>, [Tensor<B, 2>; 2]) {
         let [batch, queries, _] = latents.dims();
         let distances = self.distances(latents);
         let nearest = distances.clone().argmin(1); // [batch * queries, 1]
         let best = distances.clone().gather(1, nearest.clone());
         let away = Tensor::full([batch * queries, 1], f32::MAX, &distances.device());
         let others = distances.scatter(1, nearest.clone(), away, IndexingUpdateOp::Add);
-        let margins = others.min_dim(1) - best;
-        (nearest.reshape([batch, queries]), margins.reshape([batch, queries]))
+        let two = [best, others.min_dim(1)];
+        (nearest.reshape([batch, queries]), two.map(|distance| distance.reshape([batch, queries])))
     }
 
     /// Latents `[batch, queries, dim]` -> squared distances to every row `[batch * queries, codes]`.
@@ -107,19 +107,20 @@ mod tests {
     use super::*;
     use crate::device::every_backend::on_every_backend;
 
-    on_every_backend!(margins_are_the_runner_ups_lead);
+    on_every_backend!(the_nearest_two_rows);
 
-    /// The codebook's own rows: at distance 0, and the runner-up's distance is the margin.
-    fn margins_are_the_runner_ups_lead<B: SeedBackend>() {
+    /// The codebook's own rows are at distance 0.
+    fn the_nearest_two_rows<B: SeedBackend>() {
         let device = Default::default();
         let mut quantizer = QuantizerConfig { width: 4, codes: 3, dim: 2 }.init::<B>(&device);
         let rows = Tensor::<B, 2>::from_floats([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]], &device);
         quantizer.embedding.weight = burn::module::Param::from_tensor(rows);
         let latents = Tensor::<B, 3>::from_floats([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]], &device);
-        let (codes, margins) = quantizer.nearest_with_margins(latents.clone());
+        let (codes, distances) = quantizer.nearest_two(latents.clone());
         assert_eq!(codes.clone().into_data(), quantizer.nearest(latents).into_data());
         assert_eq!(codes.into_data().iter::<i64>().collect::<Vec<_>>(), [0, 1, 0], "the lowest index on a tie");
         // To row 2: 4; from (3, 4) to (0, 2): 9 + 4; halfway between rows 0 and 2: a tie.
-        assert_eq!(margins.into_data().iter::<f32>().collect::<Vec<_>>(), [4.0, 13.0, 0.0]);
+        let [best, second] = distances.map(|distance| distance.into_data().iter::<f32>().collect::<Vec<_>>());
+        assert_eq!((best, second), (vec![0.0, 0.0, 1.0], vec![4.0, 13.0, 1.0]));
     }
 }

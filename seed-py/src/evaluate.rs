@@ -107,7 +107,7 @@ impl SeedTokenizer {
                         }
                         if context.go_on().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                     };
-                    Measured::Reconstruction(eval::reconstruction(core, &data.images, &options, &mut watch)?)
+                    Measured::Reconstruction(eval::reconstruction(core, &data, &options, &mut watch)?)
                 }
             };
             let mut record = serde_json::to_value(&measured).expect("numbers and names are JSON");

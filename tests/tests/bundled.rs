@@ -33,8 +33,7 @@ fn images_come_back_as_themselves() {
     let data = eval::held_out(RECONSTRUCTED, 12, seed.config().model.image_size as u32);
     let options = seed.decode_options();
     let result =
-        eval::reconstruction(seed.as_ref(), &data.images, &options, &mut |_, _| std::ops::ControlFlow::Continue(()))
-            .unwrap();
+        eval::reconstruction(seed.as_ref(), &data, &options, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
     assert!(result.nearest_original.at_1 >= NEAREST, "{result:?}");
 }
 

@@ -99,6 +99,71 @@ impl World {
         let asked = ["--scheduler", "ddim", "--size", "32", "--keep-first", "5"];
         let words = ["seed 4, scheduler ddim, 32 pixels, the first 5 codes"];
         eval(&[&sampling[..], &asked].concat(), &words, "/keep_first");
+        let words = ["Attributes of", "| originals |", "| reconstructions |", "SSIM"];
+        eval(&sampling, &words, "/attributes_of_originals/colour");
+        let prefixes = ["prefixes", "--count", "3", "--steps", "1", "--keep", "2,32"];
+        eval(&prefixes, &["3 held-out scenes", "\n| 2 |", "\n| 32 |"], "/prefixes/1/reconstruction/psnr");
+        let prefixes = ["prefixes", "--count", "3", "--no-images"];
+        eval(&prefixes, &["\n| 1 |", "\n| 16 |", " - |"], "/prefixes/4/retrieval/mean");
+        self.evaluates_data(bundle);
+        self.draws(bundle);
+    }
+
+    /// Images of the user's own, of which captions may be unknown, repeated or missing.
+    fn evaluates_data(&self, bundle: &str) {
+        done(program().args(["scenes", "--count", "6", "--held-out", "--out"]).arg(self.path("mine")));
+        let captions = self.path("mine/metadata.jsonl");
+        let known = fs::read_to_string(&captions).unwrap();
+        let data = |what: &str| {
+            let mut seed = program();
+            seed.args(["eval", what, "--model"]).arg(self.path(bundle)).arg("--data").arg(self.path("mine"));
+            seed
+        };
+        let table = text(&done(&mut data("retrieval")).stdout);
+        assert!(table.contains("among 6 images of ") && table.contains("| causal code |"), "{table}");
+        let json: Value = serde_json::from_str(&text(&done(data("codes").arg("--json")).stdout)).unwrap();
+        assert_eq!((&json["images"], json.get("scene_seed")), (&6.into(), None));
+        assert!(json["data"][0].as_str().unwrap().ends_with("mine") && json["margins"]["mean"].is_number(), "{json}");
+
+        let word = known.lines().next().unwrap().split('"').nth(7).unwrap();
+        fs::write(&captions, known.replacen(word, "a purple xylophone", 1)).unwrap();
+        fails(&mut data("retrieval"), 1, &["1 of 6 captions", "xylophone", "--skip-unknown"]);
+        let skipping = done(data("retrieval").arg("--skip-unknown"));
+        assert!(text(&skipping.stdout).contains("among 5 images"), "{}", text(&skipping.stdout));
+        assert!(text(&skipping.stderr).contains("1 images with a caption that the model cannot read"));
+        // Prefixes of images whose captions cannot all be read: images alone.
+        let json: Value =
+            serde_json::from_str(&text(&done(data("prefixes").args(["--keep", "1", "--steps", "1", "--json"])).stdout))
+                .unwrap();
+        assert!(json["prefixes"][0].get("retrieval").is_none() && json["prefixes"][0]["reconstruction"].is_object());
+        fs::remove_file(&captions).unwrap();
+        fails(&mut data("retrieval"), 1, &["holds no captions", "--caption-column"]);
+        fails(program().args(["eval", "codes", "--data"]).arg(self.path("none")), 1, &["there is no such file"]);
+        fails(program().args(["eval", "retrieval", "--skip-unknown"]), 2, &["--data"]);
+    }
+
+    /// Pages and the sheet are files that need no other.
+    fn draws(&self, bundle: &str) {
+        let draw = |arguments: &[&str], option: &str, file: &str| {
+            let mut seed = program();
+            seed.arg("eval").args(arguments).args(["--count", "5", "--model"]).arg(self.path(bundle));
+            done(seed.arg(option).arg(self.path(file)));
+            fs::read(self.path(file)).unwrap()
+        };
+        let codes = text(&draw(&["codes"], "--html", "codes.html"));
+        assert!(
+            codes.contains("<svg") && codes.contains("data:image/png;base64,") && codes.contains("5 held-out scenes")
+        );
+        let prefixes = text(&draw(&["prefixes", "--steps", "1", "--keep", "1,4"], "--html", "prefixes.html"));
+        assert!(prefixes.contains("<svg") && prefixes.contains("Recall at 1"));
+        assert!(draw(&["reconstruction", "--steps", "1"], "--sheet", "sheet.png").starts_with(b"\x89PNG"));
+        let report = text(&done(program().args(["train", "report"]).arg(self.path("runs/least"))).stdout);
+        let page = fs::read_to_string(report.trim_end()).unwrap();
+        for stage in ["vision", "stage1", "stage2", "vae", "decoder"] {
+            assert!(page.contains(&format!("Stage {stage}")), "{stage}");
+        }
+        assert!(page.contains("<svg") && page.contains("learning rate"));
+        fails(program().args(["train", "report"]).arg(self.path("bundle")), 1, &["metrics.jsonl"]);
     }
 
     fn reports(&self) -> Vec<Value> {

@@ -7,6 +7,7 @@
 //! | `pipeline`, `run`, `prepare` | [`tokenize`]: reading, decoding, the network and writing, overlapped |
 //! | [`sink`] | what tokens are written as: parquet, JSON, tars, arrays, Megatron |
 //! | `manifest`, `output` | what is done and from what: shards appear whole or not at all |
+//! | `images` | [`read_images`]: the images themselves, with their captions |
 //! | `verify` | [`verify()`]: proof that an output is whole |
 //!
 //! A source of your own needs its samples, its shards, and a way to read one:
@@ -66,6 +67,7 @@
 //! reads them back for [`verify()`].
 
 mod filters;
+mod images;
 mod manifest;
 mod output;
 mod part;
@@ -80,6 +82,7 @@ mod tests;
 mod verify;
 
 pub use filters::Filters;
+pub use images::{DecodedImage, DecodedImages, read_images};
 pub use manifest::{MadeBy, Manifest, ShardReport, WrittenFile};
 pub use part::Part;
 pub use pipeline::{Statistics, TokenizeOptions, Watch, plan, tokenize, tokenize_shard};

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Captioned;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     tokenizer::{Embeddings, SeedTokenizer},
 };
 
@@ -64,21 +64,48 @@ pub struct Retrieval {
 /// Measures caption retrieval.
 ///
 /// # Errors
-/// [`Error::MissingPart`](crate::Error::MissingPart) for a model without a caption side.
+/// [`Error::MissingPart`] for a model without a caption side; [`Error::Argument`] for captions that it cannot read, or that
+/// are not as many as the images.
 pub fn retrieval(seed: &dyn SeedTokenizer, data: &Captioned) -> Result<Retrieval> {
+    if data.captions.len() != data.images.len() {
+        let reason = format!("there must be one for each of the {} images", data.images.len());
+        return Err(Error::Argument { name: "captions", value: data.captions.len().to_string(), reason });
+    }
     let captions = seed.caption_embeddings(&data.captions)?;
-    let row = |name, images: Embeddings| {
-        let (to_text, to_image) = (Recall::new(&images, &captions), Recall::new(&captions, &images));
-        let mean = [to_text, to_image].iter().map(|r| (r.at_1 + r.at_5 + r.at_10) / 6.0).sum();
-        RetrievalRow { name, image_to_text: to_text, text_to_image: to_image, mean }
-    };
     let codes = seed.encode(&data.images)?;
     let rows = vec![
-        row("image embedding", seed.image_embeddings(&data.images)?),
-        row("causal embedding", seed.causal_embeddings(&data.images)?),
-        row("causal code", seed.code_embeddings(&codes)?),
+        row("image embedding", &seed.image_embeddings(&data.images)?, &captions),
+        row("causal embedding", &seed.causal_embeddings(&data.images)?, &captions),
+        row("causal code", &seed.code_embeddings(&codes)?, &captions),
     ];
     Ok(Retrieval { images: data.images.len(), rows })
+}
+
+/// Recall of images, for which `images` stand, and of their captions.
+pub(super) fn row(name: &'static str, images: &Embeddings, captions: &Embeddings) -> RetrievalRow {
+    let (to_text, to_image) = (Recall::new(images, captions), Recall::new(captions, images));
+    let mean = [to_text, to_image].iter().map(|r| (r.at_1 + r.at_5 + r.at_10) / 6.0).sum();
+    RetrievalRow { name, image_to_text: to_text, text_to_image: to_image, mean }
+}
+
+/// The captions that the model cannot read, by number, and why.
+///
+/// # Errors
+/// Whatever else is wrong with them all: [`Error::MissingPart`] for a model without a caption side.
+pub fn unreadable(seed: &dyn SeedTokenizer, captions: &[String]) -> Result<Vec<(usize, String)>> {
+    let refused = |captions: &[String]| match seed.caption_embeddings(captions) {
+        Ok(_) => Ok(None),
+        Err(Error::Argument { name: "caption", reason, .. }) => Ok(Some(reason)),
+        Err(error) => Err(error),
+    };
+    if refused(captions)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let each = captions.iter().enumerate().map(|(i, caption)| {
+        let reason = refused(std::slice::from_ref(caption))?;
+        Ok(reason.map(|reason| (i, reason)))
+    });
+    each.filter_map(Result::transpose).collect()
 }
 
 #[cfg(test)]

@@ -5,12 +5,10 @@
 //! code.
 
 mod features;
+mod lazy;
 mod part;
 
-use std::{
-    ops::ControlFlow,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -28,6 +26,8 @@ use crate::{
 };
 
 use super::{BundleConfig, DECODER, Model, SeedNetwork};
+
+use lazy::Lazy;
 
 pub use features::Features;
 pub use part::Part;
@@ -109,7 +109,17 @@ pub trait SeedTokenizer: Send + Sync {
     ///
     /// # Errors
     /// As [`encode_pixels`](Self::encode_pixels).
-    fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)>;
+    fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
+        let (codes, [nearest, second]) = self.encode_pixels_with_distances(images)?;
+        Ok((codes, nearest.iter().zip(second).map(|(nearest, second)| second - nearest).collect()))
+    }
+
+    /// As [`encode_pixels`](Self::encode_pixels), with the squared distances of every latent to its code and to the
+    /// runner-up in the codebook, `[images * tokens]` each.
+    ///
+    /// # Errors
+    /// As [`encode_pixels`](Self::encode_pixels).
+    fn encode_pixels_with_distances(&self, images: &[Vec<f32>]) -> Result<(Codes, [Vec<f32>; 2])>;
 
     /// As [`encode_pixels`](Self::encode_pixels); `finished` is called with the name of each step when it is done, for those who
     /// measure. All images are one batch.
@@ -179,7 +189,16 @@ pub trait SeedTokenizer: Send + Sync {
     ///
     /// # Errors
     /// As [`image_embeddings`](Self::image_embeddings), and for codes as [`decode_with`](Self::decode_with).
-    fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings>;
+    fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings> {
+        self.code_embeddings_of_first(codes, codes.tokens())
+    }
+
+    /// As [`code_embeddings`](Self::code_embeddings), from the first `kept` codes of each image; the mean of the codebook
+    /// stands for the others.
+    ///
+    /// # Errors
+    /// As [`code_embeddings`](Self::code_embeddings); [`Error::Argument`] unless `kept` is from 1 to all.
+    fn code_embeddings_of_first(&self, codes: &Codes, kept: usize) -> Result<Embeddings>;
 
     /// Pixels as [`encode_pixels`](Self::encode_pixels) takes them -> causal embeddings, what becomes codes in step 4.
     ///
@@ -423,12 +442,13 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         Ok(self.encode_with(images, |latents| (self.network.quantizer.nearest(latents), ()))?.0)
     }
 
-    fn encode_pixels_with_margins(&self, images: &[Vec<f32>]) -> Result<(Codes, Vec<f32>)> {
-        let (codes, margins) = self.encode_with(images, |latents| {
-            let (codes, lead) = self.network.quantizer.nearest_with_margins(latents);
-            (codes, floats(lead))
+    fn encode_pixels_with_distances(&self, images: &[Vec<f32>]) -> Result<(Codes, [Vec<f32>; 2])> {
+        let (codes, distances) = self.encode_with(images, |latents| {
+            let (codes, distances) = self.network.quantizer.nearest_two(latents);
+            (codes, distances.map(floats))
         })?;
-        Ok((codes, margins.concat()))
+        let all = [0, 1].map(|i| distances.iter().flat_map(|two| two[i].iter().copied()).collect());
+        Ok((codes, all))
     }
 
     fn encode_pixels_observed(&self, images: &[Vec<f32>], finished: &mut dyn FnMut(&'static str)) -> Result<Codes> {
@@ -476,10 +496,7 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         let decoder = self.decoder()?;
         let size = options.size.unwrap_or(decoder.image_size());
         let kept = options.keep_first.unwrap_or(codes.tokens());
-        if kept == 0 || kept > codes.tokens() {
-            let reason = format!("an image has {} codes; keep at least 1 and at most all of them", codes.tokens());
-            return Err(Error::Argument { name: "keep_first", value: kept.to_string(), reason });
-        }
+        check_kept(kept, codes)?;
         let at_once = (DECODE_PIXELS_AT_ONCE / (size * size).max(1)).clamp(1, ENCODE_AT_ONCE);
         let batches = codes.batch().div_ceil(at_once);
         let mut images = Vec::with_capacity(codes.batch());
@@ -512,16 +529,18 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
         self.embed_images(images, |contrast, pixels| contrast.causal(self.network.causal_embeddings(pixels)))
     }
 
-    fn code_embeddings(&self, codes: &Codes) -> Result<Embeddings> {
+    fn code_embeddings_of_first(&self, codes: &Codes, kept: usize) -> Result<Embeddings> {
         self.check(codes)?;
+        check_kept(kept, codes)?;
         let (config, contrast) = self.contrast()?;
         let mut all = Embeddings { dim: config.embed_dim, values: Vec::new() };
         for start in (0..codes.batch()).step_by(ENCODE_AT_ONCE) {
             let part = codes.slice(start..codes.batch().min(start + ENCODE_AT_ONCE));
-            let rebuilt = self.network.semantic(self.code_tensor(&part)).ok_or_else(|| Error::MissingPart {
-                part: "semantic branch",
-                reason: "SEED-1 does not rebuild causal embeddings from codes; choose a SEED-2 model".to_owned(),
-            })?;
+            let rebuilt =
+                self.network.semantic_of_first(self.code_tensor(&part), kept).ok_or_else(|| Error::MissingPart {
+                    part: "semantic branch",
+                    reason: "SEED-1 does not rebuild causal embeddings from codes; choose a SEED-2 model".to_owned(),
+                })?;
             all.values.extend(floats(contrast.causal(rebuilt)));
         }
         Ok(all)
@@ -555,35 +574,17 @@ impl<B: SeedBackend> SeedTokenizer for Tokenizer<B> {
     }
 }
 
+fn check_kept(kept: usize, codes: &Codes) -> Result<()> {
+    if kept == 0 || kept > codes.tokens() {
+        let reason = format!("an image has {} codes; keep at least 1 and at most all of them", codes.tokens());
+        return Err(Error::Argument { name: "keep_first", value: kept.to_string(), reason });
+    }
+    Ok(())
+}
+
 /// The values of a tensor in memory order.
 fn floats<B: SeedBackend, const D: usize>(x: Tensor<B, D>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
-}
-
-/// A part that is read when it is first needed, once. A failure is not kept: the next call tries again.
-#[derive(Debug)]
-struct Lazy<T> {
-    value: OnceLock<T>,
-    loading: Mutex<()>,
-}
-
-impl<T> Default for Lazy<T> {
-    fn default() -> Self {
-        Self { value: OnceLock::new(), loading: Mutex::new(()) }
-    }
-}
-
-impl<T> Lazy<T> {
-    fn get(&self, load: impl FnOnce() -> Result<T>) -> Result<&T> {
-        let _alone = self.loading.lock().unwrap_or_else(PoisonError::into_inner); // it guards no data
-        match self.value.get() {
-            Some(value) => Ok(value),
-            None => {
-                let value = load()?;
-                Ok(self.value.get_or_init(|| value))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -265,23 +265,32 @@ impl<B: SeedBackend> SeedNetwork<B> {
 
     /// As [`generation`](Self::generation), from the first `kept` codes of each image.
     pub fn generation_of_first(&self, codes: Tensor<B, 2, Int>, kept: usize) -> Tensor<B, 3> {
-        let rows = self.quantizer.rows(codes);
-        let [batch, queries, dim] = rows.dims();
-        let rows = match kept < queries {
-            true => {
-                let mean = self.quantizer.embedding.weight.val().mean_dim(0).unsqueeze::<3>(); // [1, 1, dim]
-                let unknown = mean.expand([batch, queries - kept, dim]);
-                Tensor::cat(vec![rows.narrow(1, 0, kept), unknown], 1)
-            }
-            false => rows,
-        };
-        self.detokenizer.generation(self.quantizer.states(rows))
+        self.detokenizer.generation(self.states_of_first(codes, kept))
     }
 
     /// Codes -> reconstructed causal embeddings `[batch, queries, qformer_width]`; nothing for a model without a semantic
     /// branch.
     pub fn semantic(&self, codes: Tensor<B, 2, Int>) -> Option<Tensor<B, 3>> {
-        self.detokenizer.semantic(self.quantizer.states(self.quantizer.rows(codes)))
+        let [_, queries] = codes.dims();
+        self.semantic_of_first(codes, queries)
+    }
+
+    /// As [`semantic`](Self::semantic), from the first `kept` codes of each image.
+    pub fn semantic_of_first(&self, codes: Tensor<B, 2, Int>, kept: usize) -> Option<Tensor<B, 3>> {
+        self.detokenizer.semantic(self.states_of_first(codes, kept))
+    }
+
+    /// Decoder states `[batch, queries, qformer_width]` of the first `kept` codes of each image; the mean of the codebook stands
+    /// for the others.
+    fn states_of_first(&self, codes: Tensor<B, 2, Int>, kept: usize) -> Tensor<B, 3> {
+        let rows = self.quantizer.rows(codes);
+        let [batch, queries, dim] = rows.dims();
+        if kept >= queries {
+            return self.quantizer.states(rows);
+        }
+        let mean = self.quantizer.embedding.weight.val().mean_dim(0).unsqueeze::<3>(); // [1, 1, dim]
+        let unknown = mean.expand([batch, queries - kept, dim]);
+        self.quantizer.states(Tensor::cat(vec![rows.narrow(1, 0, kept), unknown], 1))
     }
 }
 

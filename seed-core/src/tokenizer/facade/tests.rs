@@ -206,6 +206,21 @@ fn embeddings_share_a_space_and_have_unit_length() {
             assert!((length - 1.0).abs() < 1e-4, "{length}"); // 24 float32 roundings
         }
     }
+    // A prefix is what all images that share it have in common.
+    let last_changed = codes.rows().map(|row| {
+        let last = row[row.len() - 1];
+        row[..row.len() - 1].iter().copied().chain([u16::from(last == 0)]).collect::<Vec<_>>()
+    });
+    let changed = Codes::from_rows(last_changed, codes.tokens(), codes.codebook_size()).unwrap();
+    let of_first = |codes: &Codes, kept: usize| tokenizer.code_embeddings_of_first(codes, kept).unwrap();
+    let all = codes.tokens();
+    assert_eq!(of_first(&codes, all), tokenizer.code_embeddings(&codes).unwrap());
+    assert_eq!(of_first(&codes, all - 1), of_first(&changed, all - 1));
+    assert_ne!(of_first(&codes, all), of_first(&changed, all));
+    for kept in [0, all + 1] {
+        let error = tokenizer.code_embeddings_of_first(&codes, kept);
+        assert!(matches!(error, Err(Error::Argument { name: "keep_first", .. })), "{kept}");
+    }
     let error = tokenizer.caption_embeddings(&["a xylophone".to_owned()]).unwrap_err().to_string();
     assert!(error.contains("xylophone"), "{error}");
 }
