@@ -78,7 +78,7 @@ pub const LAW: &[Rule] = &[
     rule("checkpoint", May::Only(&["atomic", "error"]), May::AllBut(&["image", "mozjpeg", "seed_weights"])),
     rule(
         "dataset",
-        May::Only(&["atomic", "codes", "error", "pixels", "tokenizer"]),
+        May::Only(&["atomic", "codes", "error", "llm", "pixels", "tokenizer"]),
         May::AllBut(&["burn", "image", "mozjpeg", "seed_weights"]),
     ),
     rule("eval", May::AllBut(&["train"]), May::AllBut(&[])),

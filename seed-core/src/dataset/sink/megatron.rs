@@ -21,8 +21,10 @@ use super::{
     read_error, write_error,
 };
 use crate::{
+    codes::Codes,
     dataset::sample::Row,
-    error::{Error, Result},
+    error::Result,
+    llm::{Template, TemplateConfig},
 };
 
 const MAGIC: &[u8] = b"MMIDIDX\0\0";
@@ -43,21 +45,23 @@ impl MegatronIds {
     /// SEED-LLaMA's: 32000 ids of LLaMA, 8192 codes, then `<img>` and `</img>`.
     pub const SEED_LLAMA: Self = Self { offset: 32_000, begin: 40_192, end: 40_193 };
 
-    fn largest(self, codebook_size: usize) -> u64 {
-        let last = u64::from(self.offset) + (codebook_size as u64).saturating_sub(1);
-        last.max(u64::from(self.begin)).max(u64::from(self.end))
+    /// How images are written; the texts do not matter here.
+    fn template(self, shape: &Shape) -> Result<Template> {
+        let Self { offset, begin, end } = self;
+        let sizes = TemplateConfig::for_codebook(shape.codebook_size, shape.tokens, offset);
+        Template::new(TemplateConfig { begin_id: begin, end_id: end, ..sizes })
     }
+}
 
-    /// Code of the type and bytes of an id: uint16 where it suffices.
-    fn width(self, codebook_size: usize) -> (u8, usize) {
-        if self.largest(codebook_size) <= u64::from(u16::MAX) { (8, 2) } else { (4, 4) }
-    }
+/// Code of the type and bytes of an id: uint16 where it suffices.
+fn width(template: &Template) -> (u8, usize) {
+    if template.last_id() <= u32::from(u16::MAX) { (8, 2) } else { (4, 4) }
 }
 
 pub(super) struct Megatron(pub(super) MegatronIds);
 
 struct Documents {
-    ids: MegatronIds,
+    template: Template,
     kind: (u8, usize),
     bin: (PathBuf, BufWriter<File>),
     idx: PathBuf,
@@ -72,28 +76,16 @@ impl Files for Megatron {
 
     fn check(&self, shape: &Shape) -> Result<()> {
         one_image_only("megatron", shape)?;
-        let MegatronIds { offset, begin, end } = self.0;
-        let codes = u64::from(offset)..u64::from(offset) + shape.codebook_size as u64;
-        let fail =
-            |reason: String| Err(Error::Argument { name: "ids", value: format!("{begin}, {offset}.., {end}"), reason });
-        if begin == end || codes.contains(&u64::from(begin)) || codes.contains(&u64::from(end)) {
-            return fail(format!(
-                "begin and end must differ from each other and from the {} ids of codes from the offset on",
-                shape.codebook_size
-            ));
-        }
-        match self.0.largest(shape.codebook_size) > i32::MAX as u64 {
-            true => fail("ids must fit into 31 bits".to_owned()),
-            false => Ok(()),
-        }
+        self.0.template(shape).map(drop)
     }
 
     fn create(&self, shape: &Shape, paths: &[PathBuf]) -> Result<Box<dyn Sink>> {
+        let template = self.0.template(shape)?;
         let bin = paths[0].clone();
         let file = BufWriter::new(File::create(&bin).map_err(write_error(&bin))?);
         Ok(Box::new(Documents {
-            ids: self.0,
-            kind: self.0.width(shape.codebook_size),
+            kind: width(&template),
+            template,
             bin: (bin, file),
             idx: paths[1].clone(),
             lengths: Vec::new(),
@@ -103,25 +95,23 @@ impl Files for Megatron {
 
     fn read(&self, shape: &Shape, paths: &[PathBuf], each: ReadBack<'_>) -> Result<()> {
         let keys = parquet::keys(&paths[2])?;
-        let (kind, width) = self.0.width(shape.codebook_size);
-        let lengths = vec![(shape.tokens + 2) as i32; keys.len()];
+        let template = self.0.template(shape)?;
+        let (kind, width) = width(&template);
+        let lengths = vec![template.block_len() as i32; keys.len()];
         let found = std::fs::read(&paths[1]).map_err(read_error(&paths[1]))?;
         if found != index(kind, width, &lengths) {
             return Err(damaged(&paths[1], format!("it is not the index of {} images", keys.len())));
         }
         let mut file = BufReader::new(File::open(&paths[0]).map_err(read_error(&paths[0]))?);
-        let mut bytes = vec![0; width * (shape.tokens + 2)];
+        let mut bytes = vec![0; width * template.block_len()];
         for key in keys {
             file.read_exact(&mut bytes).map_err(read_error(&paths[0]))?;
-            let id = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |id, &byte| id << 8 | u64::from(byte));
-            let ids: Vec<u64> = bytes.chunks_exact(width).map(id).collect();
-            let marks = [ids[0], ids[ids.len() - 1]];
-            let code = |id: &u64| id.checked_sub(u64::from(self.0.offset));
-            let codes: Option<Vec<u64>> = ids[1..ids.len() - 1].iter().map(code).collect();
-            match codes.filter(|_| marks == [self.0.begin, self.0.end].map(u64::from)) {
-                Some(codes) => each(&key, &[codes])?,
-                None => return Err(damaged(&paths[0], format!("the ids of {key} are no image block"))),
-            }
+            let id = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |id, &byte| id << 8 | u32::from(byte));
+            let ids: Vec<u32> = bytes.chunks_exact(width).map(id).collect();
+            let codes = template
+                .ids_to_codes(&ids)
+                .map_err(|error| damaged(&paths[0], format!("the ids of {key} are no image block: {error}")))?;
+            each(&key, &[codes.as_slice().iter().map(|&code| code.into()).collect()])?;
         }
         at_its_end(&paths[0], file)
     }
@@ -147,8 +137,8 @@ fn index(kind: u8, width: usize, lengths: &[i32]) -> Vec<u8> {
 impl Sink for Documents {
     fn write(&mut self, row: &Row) -> Result<()> {
         let codes = row.codes().next().unwrap_or_default();
-        let ids = [self.ids.begin].into_iter().chain(codes.iter().map(|&code| self.ids.offset + u32::from(code)));
-        let ids: Vec<u32> = ids.chain([self.ids.end]).collect();
+        let config = self.template.config();
+        let ids = self.template.codes_to_ids(&Codes::from_rows([codes], config.tokens, config.codebook_size)?)?;
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(self.kind.1)).collect();
         self.bin.1.write_all(&bytes).map_err(write_error(&self.bin.0))?;
         self.lengths.push(ids.len() as i32);
