@@ -11,7 +11,8 @@
     )
     model.generate(inputs_embeds=embeds)
 
-The language model is transformers' LLaMA-2-7B-chat with what `lora` reads merged into its weights.
+The language model is transformers' LLaMA-2-7B-chat with what `lora` reads merged into its weights. A prompt's text begins with <s>, and the
+tokenizer puts its own before the first piece: two of them, as the reference implementation has it.
 """
 
 from __future__ import annotations
