@@ -20,7 +20,10 @@ type Training = Autodiff<Flex>;
 
 pub(crate) fn run(repeats: u32) -> seed_core::Result<Vec<Row>> {
     let recipe = Recipe::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(RECIPE))?;
-    let (config, batch) = (recipe.unet(), recipe.decoder.batch);
+    let (Some(sizes), Some(plan)) = (&recipe.diffusion, &recipe.decoder) else {
+        unreachable!("the bundled model's recipe trains a decoder");
+    };
+    let (config, batch) = (sizes.unet(&recipe.model), plan.batch);
     let device = Default::default();
     let random = |shape| Tensor::<Training, 4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let latents = random([batch, config.in_channels, config.sample_size, config.sample_size]);
@@ -34,7 +37,7 @@ pub(crate) fn run(repeats: u32) -> seed_core::Result<Vec<Row>> {
         let got = unet.forward(latents.clone(), &timesteps, context.clone(), Some(labels.clone()));
         let loss = (got - target.clone()).square().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &unet);
-        unet = optimizer.step(recipe.decoder.learning_rate, unet.clone(), gradients);
+        unet = optimizer.step(plan.learning_rate, unet.clone(), gradients);
         seed_core::Result::Ok(())
     })?;
     Ok(vec![row])

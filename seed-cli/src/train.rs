@@ -32,6 +32,7 @@ the folder `bundle` of the run in the end; its path is printed on standard outpu
 Examples:
   seed train weights/recipes/scenes-tiny.toml
   seed train weights/recipes/scenes-tiny.toml --resume
+  seed train weights/recipes/seed2-stage1.toml --set stage1.batch=512 --device cuda:0,cuda:1
   seed train weights/recipes/scenes-tiny.toml --tokenizer weights/scenes-tiny --out runs/decoder"
 )]
 pub(crate) struct Args {
@@ -54,19 +55,23 @@ pub(crate) struct Args {
     /// Autoencoder in diffusers' layout (the folder decoder/vae of a bundle) that is taken as it is
     #[arg(long, value_name = "DIR", conflicts_with = "decoder")]
     autoencoder: Option<PathBuf>,
+    /// Another value for a key of the recipe, written as there; a key within a table is TABLE.KEY. Can be given again
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
+    set: Vec<(String, String)>,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
     /// Print every step's report on standard output, one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
-    #[arg(long, default_value_t)]
-    device: Device,
+    /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1). Several of one kind (cuda:0,cuda:1)
+    /// share each batch
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    device: Vec<Device>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
-    let recipe = Recipe::read(&args.recipe)?;
+    let recipe = Recipe::read_with(&args.recipe, &args.set)?;
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
     match (train::has_begun(&folder), args.resume) {
         (true, false) => bail!(
@@ -88,7 +93,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         stop: &interrupt::STOP,
         report: &mut report,
     };
-    let trained = train::run(&recipe, &mut session, args.device);
+    let trained = train::run_on(&recipe, &mut session, &args.device);
     watcher.stage = None;
     note_failures(&folder, global);
     match trained {
@@ -104,7 +109,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
             let given =
                 [("tokenizer", &args.tokenizer), ("decoder", &args.decoder), ("autoencoder", &args.autoencoder)];
             let given = given.map(|(name, path)| path.as_ref().map(|path| format!(" --{name} {}", path.display())));
-            let given: String = given.into_iter().flatten().collect();
+            let set = args.set.iter().map(|(key, value)| format!(" --set '{key}={value}'"));
+            let given: String = given.into_iter().flatten().chain(set).collect();
             eprintln!("interrupted{at}; go on with: seed train {recipe} --out {out}{given} --resume");
             Ok(Outcome::Interrupted)
         }
@@ -117,6 +123,13 @@ fn note_failures(folder: &Path, global: &Global) {
     let path = folder.join(train::data::FAILURES);
     if let Ok(text) = std::fs::read_to_string(&path) {
         global.note(|| format!("inputs that cannot be used: {}, see {}", text.lines().count(), path.display()));
+    }
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        None => Err("a key and its value are written as stage1.steps=1000".to_owned()),
     }
 }
 

@@ -82,6 +82,11 @@ impl ContrastConfig {
         Ok(())
     }
 
+    /// The words of a caption.
+    pub fn split(caption: &str) -> impl Iterator<Item = String> {
+        caption.split_whitespace().map(|word| word.trim_end_matches([',', '.']).to_lowercase())
+    }
+
     /// Captions -> word ids, `[captions * context]`, padded with 0.
     ///
     /// # Errors
@@ -90,9 +95,8 @@ impl ContrastConfig {
         let fail = |caption: &str, reason| Error::Argument { name: "caption", value: caption.to_owned(), reason };
         let mut ids = Vec::with_capacity(captions.len() * self.context);
         for caption in captions {
-            let words = caption.split_whitespace().map(|w| w.trim_end_matches([',', '.']).to_lowercase());
             let start = ids.len();
-            for word in words {
+            for word in Self::split(caption) {
                 let id = self.words.iter().position(|w| *w == word).ok_or_else(|| {
                     fail(caption, format!("{word:?} is not among the {} words of this model", self.words.len()))
                 })?;

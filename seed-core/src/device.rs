@@ -99,6 +99,43 @@ impl Device {
         }
     }
 
+    /// As [`run`](Self::run), on several devices of one kind.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); for none, and for devices of different kinds.
+    #[cfg_attr(not(feature = "train"), allow(dead_code, reason = "training alone is spread over devices"))]
+    pub(crate) fn run_on_all<T: OnBackend>(devices: &[Self], task: T) -> Result<T::Output> {
+        let names = || devices.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
+        let fail = |reason: &str| Error::Device { device: names(), reason: reason.to_owned() };
+        let first = devices.first().ok_or_else(|| fail("one at least is needed"))?;
+        if devices.iter().any(|device| std::mem::discriminant(device) != std::mem::discriminant(first)) {
+            return Err(fail("what is computed together is computed on devices of one kind"));
+        }
+        match first {
+            Self::Cpu => Ok(task.run_on_all::<Flex>(vec![Default::default(); devices.len()])),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => {
+                let choose = |device: &Self| match device {
+                    Self::Cuda(index) => device.choose(*index, cuda::list()),
+                    _ => Err(fail("devices are of one kind")),
+                };
+                Ok(task.run_on_all::<cuda::Cuda>(devices.iter().map(choose).collect::<Result<_>>()?))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(first.left_out("cuda")),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(_) => {
+                let choose = |device: &Self| match device {
+                    Self::Wgpu(index) => device.choose(*index, wgpu::list()),
+                    _ => Err(fail("devices are of one kind")),
+                };
+                Ok(task.run_on_all::<wgpu::Wgpu>(devices.iter().map(choose).collect::<Result<_>>()?))
+            }
+            #[cfg(not(feature = "wgpu"))]
+            Self::Wgpu(_) => Err(first.left_out("wgpu")),
+        }
+    }
+
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     fn choose<D>(self, index: usize, listed: Listed<D>) -> Result<D> {
         let fail = |reason| Error::Device { device: self.to_string(), reason };
@@ -137,6 +174,14 @@ pub(crate) trait OnBackend {
 
     /// Does the work on the backend `B`.
     fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output;
+
+    /// Does the work on several devices of the backend `B`, where it can be spread; otherwise on the first.
+    fn run_on_all<B: SeedBackend>(self, devices: Vec<B::Device>) -> Self::Output
+    where
+        Self: Sized,
+    {
+        self.run::<B>(devices.into_iter().next().unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Device {

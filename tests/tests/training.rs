@@ -18,11 +18,14 @@ fn recipe() -> Recipe {
     (sizes.vit_width, sizes.vit_depth, sizes.vit_mlp) = (16, 1, 16);
     (sizes.qformer_width, sizes.qformer_depth, sizes.qformer_mlp, sizes.decoder_depth) = (16, 1, 16, 1);
     (sizes.image_size, sizes.codebook_size, sizes.generation_dim) = (32, 32, 16);
-    (recipe.contrast.embed_dim, recipe.contrast.width, recipe.contrast.depth) = (16, 16, 1);
-    recipe.diffusion.vae_channels = vec![4, 8];
-    recipe.diffusion.unet_channels = vec![32];
-    recipe.diffusion.pool = 8;
-    for plan in [&mut recipe.vision, &mut recipe.stage1, &mut recipe.stage2, &mut recipe.vae, &mut recipe.decoder] {
+    let text = recipe.contrast.as_mut().unwrap();
+    (text.embed_dim, text.width, text.depth) = (16, 16, 1);
+    let diffusion = recipe.diffusion.as_mut().unwrap();
+    diffusion.vae_channels = vec![4, 8];
+    diffusion.unet_channels = vec![32];
+    diffusion.pool = 8;
+    let plans = [&mut recipe.vision, &mut recipe.stage1, &mut recipe.stage2, &mut recipe.vae, &mut recipe.decoder];
+    for plan in plans.into_iter().flatten() {
         (plan.steps, plan.batch, plan.warmup, plan.checkpoint_every) = (4, 4, 1, 100);
     }
     recipe

@@ -17,6 +17,7 @@ mod server;
 mod tokenize;
 mod tokenize_faults;
 mod train;
+mod train_official;
 mod train_pairs;
 #[cfg(feature = "wgpu")]
 mod wgpu;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::world::{World, done, fails, interrupt, program, text, wait_for};
 
 /// Everything as small as it can be.
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 name = "least"
 seed = 3
 

@@ -34,8 +34,7 @@ impl TextConfig {
     /// A randomly initialised branch for a Q-Former of these sizes.
     pub fn init<B: Backend>(&self, qformer: &QFormerConfig, device: &B::Device) -> TextBranch<B> {
         let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let embedding =
-            |rows| EmbeddingConfig::new(rows, qformer.width).with_initializer(normal.clone()).init(device);
+        let embedding = |rows| EmbeddingConfig::new(rows, qformer.width).with_initializer(normal.clone()).init(device);
         let layer = |_| TextLayer {
             intermediate: Intermediate { dense: linear(qformer.width, qformer.hidden, device) },
             output: Output::new(qformer.hidden, qformer.width, device),

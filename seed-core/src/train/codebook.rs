@@ -12,17 +12,11 @@
 //! - the rebuilt generation embedding also draws the image, by the head that drew it from the image embedding, see `sketch`;
 //! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
-use burn::{
-    module::Param,
-    tensor::{Int, Tensor, TensorData, backend::Backend},
-};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::{
     contrast::{ContrastConfig, generation_target},
     error::Result,
-    quantizer::Quantizer,
 };
 
 use super::{
@@ -30,6 +24,7 @@ use super::{
     model::{TrainModel, frozen, scale},
     objective::{contrast, cosine_loss, quantization, squared_error},
     plan::Plan,
+    rows::{distinct, restart},
     run::{Output, Session, Steps, TrainBackend, optimise, scalar},
     sketch::SIDE,
     vision::SKETCH,
@@ -107,36 +102,4 @@ pub(super) fn train<A: TrainBackend>(
     let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
     let mut task = Steps { step, after, validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
     optimise("stage2", plan, session, model, &mut task)
-}
-
-fn distinct<B: Backend>(codes: Tensor<B, 2, Int>) -> f64 {
-    let codes: std::collections::BTreeSet<i64> = codes.into_data().iter::<i64>().collect();
-    codes.len() as f64
-}
-
-/// Puts rows that none of `latents` `[batch, queries, dim]` chose, or all of them, onto latents drawn at random.
-fn restart<A: TrainBackend>(
-    mut quantizer: Quantizer<A>,
-    latents: Tensor<A::InnerBackend, 3>,
-    seed: u64,
-    all: bool,
-) -> Quantizer<A> {
-    let codebook = quantizer.embedding.weight.val();
-    let [count, dim] = codebook.dims();
-    let device = codebook.device();
-    let mut used = vec![false; count];
-    let codes = quantizer.nearest(Tensor::from_inner(latents.clone()));
-    codes.into_data().iter::<i64>().for_each(|code| used[code as usize] = !all);
-    let [batch, queries, _] = latents.dims();
-    let latents: Vec<f32> = latents.into_data().iter::<f32>().collect();
-    let mut rows: Vec<f32> = codebook.into_data().iter::<f32>().collect();
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    for row in (0..count).filter(|&row| !used[row]) {
-        let pick = random.random_range(0..batch * queries);
-        rows[row * dim..][..dim].copy_from_slice(&latents[pick * dim..][..dim]);
-    }
-    let id = quantizer.embedding.weight.id;
-    let weight = Tensor::from_data(TensorData::new(rows, [count, dim]), &device).require_grad();
-    quantizer.embedding.weight = Param::initialized(id, weight);
-    quantizer
 }

@@ -14,7 +14,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    contrast::{Contrast, generation_target},
     diffusion::{
         UNet, UNetConfig, Vae, VaeConfig,
         image_noise::{ImageNoise, ImageNormalizer, NOISE_LEVEL},
@@ -29,7 +28,8 @@ use super::{
     objective::squared_error,
     parts::Parts,
     plan::Plan,
-    run::{Output, Session, Steps, TrainBackend, optimise},
+    run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
+    teacher::Teacher,
     vae::normals,
 };
 
@@ -46,7 +46,8 @@ pub(super) struct Inputs<'a, A: TrainBackend> {
     pub(super) vae_config: &'a VaeConfig,
     pub(super) vae: &'a Vae<A::InnerBackend>,
     pub(super) network: &'a SeedNetwork<A::InnerBackend>,
-    pub(super) contrast: &'a Contrast<A::InnerBackend>,
+    /// What makes image embeddings; without one, every condition comes from codes.
+    pub(super) teacher: Option<Teacher<A::InnerBackend>>,
     pub(super) pool: usize,
     /// The UNet to begin with.
     pub(super) start: UNet<A>,
@@ -57,6 +58,7 @@ struct Pool<A: TrainBackend> {
     latents: Tensor<A::InnerBackend, 4>,
     image: Tensor<A::InnerBackend, 2>,
     codes: Tensor<A::InnerBackend, 2>,
+    keys: Vec<String>,
 }
 
 pub(super) fn train<A: TrainBackend>(
@@ -70,49 +72,83 @@ pub(super) fn train<A: TrainBackend>(
     if let Some(unet) = super::run::finished::<A, _>("decoder", session, inputs.unet.init::<A>(device), device)? {
         return Ok(unet.valid());
     }
-    let pool = pool::<A>(&inputs, data, device)?;
-    let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
-    let [_, channels, size, _] = pool.latents.dims();
+    let pool = pool::<A>(&inputs, data, (Sequence::Pool, inputs.pool), device)?;
     let [_, dim] = pool.image.dims();
     let noising = ImageNoise {
         normalizer: ImageNormalizer::<A::InnerBackend>::identity(dim, device),
         schedule: NoiseSchedule::new(&NoiseScheduleConfig::unclip_embedding()),
     };
+    let schedule = NoiseSchedule::new(&NoiseScheduleConfig::stable_diffusion());
+    let rules = Rules { seed: data.seed, context: inputs.unet.cross_attention_dim, schedule, noising };
     let parts = Parts::<A>::new(plan, devices);
+    let draws_of = |step: usize| draws(data.seed, step, plan.batch, inputs.pool, rules.schedule.timesteps());
     let step = |unet: &UNet<A>, step: usize| {
-        let draws = draws(data.seed, step, plan.batch, inputs.pool, schedule.timesteps());
+        let draws = draws_of(step);
         parts.learn(unet, |unet: &UNet<A>, part, to| {
-            let (batch, first) = (part.len(), (step * plan.batch + part.start) as u64);
-            let numbers =
-                |values: Vec<f32>| Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), device);
-            let share = |of: fn(&Draw) -> bool| numbers(draws[part.clone()].iter().map(|d| f32::from(of(d))).collect());
-            let picks: Vec<i64> = draws[part.clone()].iter().map(|draw| draw.pick as i64).collect();
-            let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), device);
-            let timesteps: Vec<usize> = draws[part.clone()].iter().map(|draw| draw.timestep).collect();
-            let image = pool.image.clone().select(0, picks.clone());
-            let codes = pool.codes.clone().select(0, picks.clone());
-            let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
-            let noise = normals(data.seed, first, [batch, dim + channels * size * size], device);
-            let of_condition = noise.clone().narrow(1, 0, dim);
-            let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
-            let labels = noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
-            let clean = pool.latents.clone().select(0, picks);
-            let noisy = schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
-            let target = schedule.velocity(clean, noise, &timesteps);
-            let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-            let context = Tensor::<A, 3>::zeros([batch, 1, inputs.unet.cross_attention_dim], to);
-            let [noisy, target] = [noisy, target].map(|x| Tensor::from_inner(x.to_device(to)));
-            let labels = Tensor::from_inner(labels.to_device(to));
-            let got = unet.forward(noisy, &timesteps, context, Some(labels));
-            Ok(Output { loss: squared_error(got, target), metrics: Vec::new() })
+            let first = (step * plan.batch + part.start) as u64;
+            Ok(Output { loss: rules.loss(unet, &pool, &draws[part], first, to), metrics: Vec::new() })
         })
     };
-    let keys = |step: usize| {
-        let draws = draws(data.seed, step, plan.batch, inputs.pool, schedule.timesteps());
-        Ok(draws.into_iter().map(|draw| format!("image {} of the pool", draw.pick)).collect())
+    let mut held_out: Option<Pool<A>> = None;
+    // The same draws and the same noise each time.
+    let validate = |unet: &UNet<A>| {
+        let pool = match held_out.take() {
+            Some(pool) => pool,
+            None => self::pool::<A>(&inputs, data, (Sequence::HeldOut, plan.validation), device)?,
+        };
+        let draws = draws(!data.seed, 0, plan.validation, plan.validation, rules.schedule.timesteps());
+        let mut mean = Mean::default();
+        for (number, draws) in draws.chunks(AT_ONCE).enumerate() {
+            let loss = scalar(rules.loss(unet, &pool, draws, (number * AT_ONCE) as u64, device));
+            mean.add(draws.len(), &[(VALIDATION_LOSS, loss)]);
+        }
+        held_out = Some(pool);
+        Ok(mean.metrics())
     };
-    let mut task = Steps { step, after: |unet, _| Ok(unet), validate: |_: &UNet<A>| Ok(Vec::new()), keys };
+    let keys = |step: usize| Ok(draws_of(step).iter().map(|draw| pool.keys[draw.pick].clone()).collect());
+    let mut task = Steps { step, after: |unet, _| Ok(unet), validate, keys };
     Ok(optimise("decoder", plan, session, inputs.start.clone(), &mut task)?.valid())
+}
+
+/// How latents and conditions are noised.
+struct Rules<A: TrainBackend> {
+    seed: u64,
+    /// Features of the context.
+    context: usize,
+    schedule: NoiseSchedule,
+    noising: ImageNoise<A::InnerBackend>,
+}
+
+impl<A: TrainBackend> Rules<A> {
+    /// Mean squared error of the velocities of images of a pool, computed on the device `to`; `first` is the number of the first
+    /// image's noise.
+    fn loss(&self, unet: &UNet<A>, pool: &Pool<A>, draws: &[Draw], first: u64, to: &A::Device) -> Tensor<A, 1> {
+        let (batch, device) = (draws.len(), pool.latents.device());
+        let [_, channels, size, _] = pool.latents.dims();
+        let [_, dim] = pool.image.dims();
+        let share = |of: fn(&Draw) -> bool| {
+            let values: Vec<f32> = draws.iter().map(|draw| f32::from(of(draw))).collect();
+            Tensor::<A::InnerBackend, 2>::from_data(TensorData::new(values, [batch, 1]), &device)
+        };
+        let picks: Vec<i64> = draws.iter().map(|draw| draw.pick as i64).collect();
+        let picks = Tensor::<A::InnerBackend, 1, Int>::from_data(TensorData::new(picks, [batch]), &device);
+        let timesteps: Vec<usize> = draws.iter().map(|draw| draw.timestep).collect();
+        let image = pool.image.clone().select(0, picks.clone());
+        let codes = pool.codes.clone().select(0, picks.clone());
+        let condition = image.clone() + (codes - image) * share(|draw| draw.from_codes);
+        let noise = normals(self.seed, first, [batch, dim + channels * size * size], &device);
+        let of_condition = noise.clone().narrow(1, 0, dim);
+        let noise = noise.narrow(1, dim, channels * size * size).reshape([batch, channels, size, size]);
+        let labels = self.noising.class_labels(condition, of_condition, NOISE_LEVEL) * share(|draw| draw.kept);
+        let clean = pool.latents.clone().select(0, picks);
+        let noisy = self.schedule.add_noise(clean.clone(), noise.clone(), &timesteps);
+        let target = self.schedule.velocity(clean, noise, &timesteps);
+        let timesteps: Vec<f32> = timesteps.into_iter().map(|timestep| timestep as f32).collect();
+        let context = Tensor::<A, 3>::zeros([batch, 1, self.context], to);
+        let [noisy, target] = [noisy, target].map(|x| Tensor::from_inner(x.to_device(to)));
+        let labels = Tensor::from_inner(labels.to_device(to));
+        squared_error(unet.forward(noisy, &timesteps, context, Some(labels)), target)
+    }
 }
 
 /// What is drawn for one image of a step.
@@ -136,19 +172,26 @@ fn draws(seed: u64, step: usize, batch: usize, pool: usize, timesteps: usize) ->
     (0..batch).map(|_| draw()).collect()
 }
 
-fn pool<A: TrainBackend>(inputs: &Inputs<'_, A>, data: &Data<'_>, device: &A::Device) -> Result<Pool<A>> {
+fn pool<A: TrainBackend>(
+    inputs: &Inputs<'_, A>,
+    data: &Data<'_>,
+    (sequence, count): (Sequence, usize),
+    device: &A::Device,
+) -> Result<Pool<A>> {
     let network = inputs.network;
-    let (mut latents, mut image, mut codes) = (Vec::new(), Vec::new(), Vec::new());
-    for first in (0..inputs.pool).step_by(AT_ONCE) {
-        let count = AT_ONCE.min(inputs.pool - first);
-        let batch = data.batch(Sequence::Pool, first, count)?;
+    let (mut latents, mut image, mut codes, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for first in (0..count).step_by(AT_ONCE) {
+        let batch = data.batch(sequence, first, AT_ONCE.min(count - first))?;
         let mean = inputs.vae.encode(batch.signed_pixels(device)).0;
         latents.push(mean * inputs.vae_config.scaling_factor);
-        let features = network.features(batch.pixels(device));
-        image.push(generation_target(inputs.contrast.image(features.clone())));
-        let causal = network.causal.forward_causal(features);
-        let made = network.generation(network.quantizer.nearest(network.quantizer.latents(causal)));
-        codes.push(made.flatten::<2>(1, 2));
+        let pixels = batch.pixels(device);
+        let made = network.generation(network.encode(pixels.clone())).flatten::<2>(1, 2);
+        image.push(match &inputs.teacher {
+            Some(teacher) => teacher.target(pixels, &batch.captions, None)?.flatten::<2>(1, 2),
+            None => made.clone(),
+        });
+        codes.push(made);
+        keys.extend(batch.keys);
     }
-    Ok(Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0) })
+    Ok(Pool { latents: Tensor::cat(latents, 0), image: Tensor::cat(image, 0), codes: Tensor::cat(codes, 0), keys })
 }

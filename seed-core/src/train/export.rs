@@ -20,7 +20,7 @@ use crate::{
     tokenizer::{BundleConfig, CONFIG, DECODER, DecodeDefaults, FORMAT, Model, SeedNetwork},
 };
 
-use super::{Recipe, TrainModel};
+use super::{DiffusionSizes, Recipe, TextSizes};
 
 /// The decoder's parts.
 pub(super) struct Parts<B: SeedBackend> {
@@ -34,25 +34,30 @@ pub(super) struct Parts<B: SeedBackend> {
 pub(super) struct Tokenizer<B: SeedBackend> {
     pub(super) config: BundleConfig,
     pub(super) network: SeedNetwork<B>,
-    pub(super) contrast: Contrast<B>,
+    pub(super) contrast: Option<Contrast<B>>,
     /// SHA-256 of the weights when they were given.
     pub(super) given: Option<String>,
 }
 
 impl<B: SeedBackend> Tokenizer<B> {
     /// What the recipe's stages made.
-    pub(super) fn trained(recipe: &Recipe, model: TrainModel<B>) -> Self {
+    pub(super) fn trained(recipe: &Recipe, network: SeedNetwork<B>, contrast: Option<Contrast<B>>) -> Self {
         let config = BundleConfig {
             format: FORMAT,
             name: recipe.name.clone(),
-            provenance: format!("trained from scenes by the recipe {:?}, seed {}", recipe.name, recipe.seed),
+            provenance: format!(
+                "trained from {} by the recipe {:?}, seed {}",
+                recipe.data.describe(),
+                recipe.name,
+                recipe.seed
+            ),
             preprocess: Preset::Seed,
-            decode: DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance },
+            decode: decode(recipe),
             weights: None, // of what is written
             model: recipe.model.clone(),
-            contrast: Some(recipe.text()),
+            contrast: contrast.as_ref().and(recipe.contrast.as_ref()).map(TextSizes::of_scenes),
         };
-        Self { config, network: model.network, contrast: model.contrast, given: None }
+        Self { config, network, contrast, given: None }
     }
 
     /// What another run made, for a decoder by this recipe.
@@ -61,21 +66,30 @@ impl<B: SeedBackend> Tokenizer<B> {
         let mut config = BundleConfig::read(&files)?;
         config.verify(&files)?;
         let network = config.load_network(&files, device, DType::F32)?;
-        let contrast = config.load_contrast(&files, device)?;
-        if config.model != recipe.model || config.contrast.as_ref() != Some(&recipe.text()) {
+        let contrast = config.contrast.is_some().then(|| config.load_contrast(&files, device)).transpose()?;
+        let words = recipe.contrast.as_ref().map(TextSizes::of_scenes);
+        if config.model != recipe.model || (words.is_some() && config.contrast != words) {
             return Err(Error::Argument {
                 name: "tokenizer",
                 value: files.describe(CONFIG),
                 reason: format!("its sizes are not those of [model] and [contrast] of the recipe {:?}", recipe.name),
             });
         }
-        config.decode = DecodeDefaults { steps: recipe.diffusion.steps, guidance: recipe.diffusion.guidance };
+        config.decode = decode(recipe);
         Ok(Self { given: Some(config.weights_hash(&files)?), config, network, contrast })
     }
 
     /// Writes the bundle, still without a decoder.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
-        self.config.save(folder, &self.network, Some(&self.contrast), DType::F16)
+        self.config.save(folder, &self.network, self.contrast.as_ref(), DType::F16)
+    }
+}
+
+/// How the recipe's decoder decodes, or SEED-2's.
+fn decode(recipe: &Recipe) -> DecodeDefaults {
+    match &recipe.diffusion {
+        Some(DiffusionSizes { steps, guidance, .. }) => DecodeDefaults { steps: *steps, guidance: *guidance },
+        None => DecodeDefaults::default(),
     }
 }
 
@@ -83,17 +97,23 @@ impl<B: SeedBackend> Tokenizer<B> {
 pub(super) fn open_vae<B: SeedBackend>(
     files: &Files,
     recipe: &Recipe,
+    sizes: &DiffusionSizes,
     device: &B::Device,
 ) -> Result<(VaeConfig, Vae<B>)> {
     let (config, vae) = load_vae(files, device, DType::F32)?;
-    let wanted = VaeConfig { scaling_factor: config.scaling_factor, ..recipe.vae() };
+    let wanted = VaeConfig { scaling_factor: config.scaling_factor, ..sizes.vae() };
     if config != wanted { Err(other_sizes("autoencoder", files, recipe)) } else { Ok((config, vae)) }
 }
 
 /// The UNet in `files`.
-pub(super) fn open_unet<B: SeedBackend>(files: &Files, recipe: &Recipe, device: &B::Device) -> Result<UNet<B>> {
+pub(super) fn open_unet<B: SeedBackend>(
+    files: &Files,
+    recipe: &Recipe,
+    sizes: &DiffusionSizes,
+    device: &B::Device,
+) -> Result<UNet<B>> {
     let (config, unet) = load_unet(files, device, DType::F32)?;
-    if config != recipe.unet() { Err(other_sizes("decoder", files, recipe)) } else { Ok(unet) }
+    if config != sizes.unet(&recipe.model) { Err(other_sizes("decoder", files, recipe)) } else { Ok(unet) }
 }
 
 fn other_sizes(name: &'static str, files: &Files, recipe: &Recipe) -> Error {

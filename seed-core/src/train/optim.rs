@@ -86,10 +86,8 @@ impl<B: Backend> SimpleOptimizer<B> for AdamW {
 type Group<A, M> = OptimizerAdaptor<AdamW, M, A>;
 
 /// What an [`Optimizer`] remembers of all parameters.
-pub(super) type OptimizerRecord<A, M> = (
-    <Group<A, M> as burn::optim::Optimizer<M, A>>::Record,
-    <Group<A, M> as burn::optim::Optimizer<M, A>>::Record,
-);
+pub(super) type OptimizerRecord<A, M> =
+    (<Group<A, M> as burn::optim::Optimizer<M, A>>::Record, <Group<A, M> as burn::optim::Optimizer<M, A>>::Record);
 
 /// AdamW over a model: parameters that decay, and those that do not.
 pub(super) struct Optimizer<A: TrainBackend, M: AutodiffModule<A>> {

@@ -91,21 +91,23 @@ impl<A: TrainBackend> Parts<A> {
         for (part, item) in items.into_iter().enumerate() {
             queues[part % self.lanes.len()].push((part, item));
         }
+        let work = &work;
         let mut done: Vec<(usize, Result<T>)> = std::thread::scope(|scope| {
-            let start = |(lane, queue): (&_, Vec<(usize, I)>)| {
-                let (lane, model, work): (&Lane<A>, M, _) = (lane, model.clone(), &work);
-                let one = move |model: &M, (part, item): (usize, I)| {
-                    let own = model.clone().fork(&lane.device); // graphs that share a node wait for each other
-                    (part, work(own, item, self.ranges[part].clone(), &lane.device))
-                };
-                scope.spawn(move || {
+            let mut threads = Vec::with_capacity(self.lanes.len());
+            for (lane, queue) in self.lanes.iter().zip(queues) {
+                let model = model.clone();
+                threads.push(scope.spawn(move || {
                     lane.work(move || {
                         let model = model.fork(&lane.device);
-                        queue.into_iter().map(|item| one(&model, item)).collect::<Vec<_>>()
+                        let mut done = Vec::with_capacity(queue.len());
+                        for (part, item) in queue {
+                            let own = model.clone().fork(&lane.device); // graphs that share a node wait for each other
+                            done.push((part, work(own, item, self.ranges[part].clone(), &lane.device)));
+                        }
+                        done
                     })
-                })
-            };
-            let threads: Vec<_> = self.lanes.iter().zip(queues).map(start).collect();
+                }));
+            }
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
                 Ok(done) => done,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -209,6 +211,7 @@ impl<A: TrainBackend> Parts<A> {
 mod tests {
     use burn::{
         backend::Autodiff,
+        module::Module as _,
         nn::{Linear, LinearConfig},
         tensor::{Distribution, Tolerance},
     };
@@ -283,8 +286,11 @@ mod tests {
         const ROUNDING: f32 = 1e-6;
         let device = Default::default();
         let linear = || LinearConfig::new(5, 3).init(&device);
-        let model =
-            Towers::<A> { image: linear(), text: linear(), scale: burn::module::Param::from_tensor(Tensor::ones([1], &device)) };
+        let model = Towers::<A> {
+            image: linear(),
+            text: linear(),
+            scale: burn::module::Param::from_tensor(Tensor::ones([1], &device)),
+        };
         let random = || Tensor::<A, 2>::random([7, 5], Distribution::Default, &device);
         let (images, texts) = (random(), random());
         let learn = |parts: usize, devices: usize| {

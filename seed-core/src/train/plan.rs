@@ -163,8 +163,8 @@ impl Plan {
         if self.clip_norm.is_some_and(|most| most.is_nan() || most <= 0.0) {
             return Err("clip_norm must be above 0; leave it out for no clipping".to_owned());
         }
-        if !(0.0..1.0).contains(&self.weight_decay) {
-            return Err(format!("weight_decay = {} must lie between 0 and 1", self.weight_decay));
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(format!("weight_decay = {} must not be below 0", self.weight_decay));
         }
         if self.keep == Keep::Best && self.validate_every == 0 {
             return Err("keep = \"best\" needs validations: set validate_every".to_owned());

@@ -15,7 +15,7 @@ use burn::{
     record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder},
     tensor::{Tensor, backend::AutodiffBackend},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     atomic,
@@ -156,6 +156,29 @@ pub(super) struct Learned {
 
 /// Numbers by name.
 pub(super) type Metrics = Vec<(&'static str, f64)>;
+
+/// A mean over images, of numbers that are means over some of them.
+#[derive(Debug, Default)]
+pub(super) struct Mean {
+    sums: Metrics,
+    images: usize,
+}
+
+impl Mean {
+    /// Adds numbers of `images` images, the same names each time.
+    pub(super) fn add(&mut self, images: usize, metrics: &[(&'static str, f64)]) {
+        self.images += images;
+        self.sums.resize(metrics.len(), ("", 0.0));
+        for (sum, &(name, value)) in self.sums.iter_mut().zip(metrics) {
+            *sum = (name, sum.1 + value * images as f64);
+        }
+    }
+
+    /// The means.
+    pub(super) fn metrics(self) -> Metrics {
+        self.sums.into_iter().map(|(name, sum)| (name, sum / self.images as f64)).collect()
+    }
+}
 
 /// What a stage does at each step.
 pub(super) trait Task<A: TrainBackend, M: AutodiffModule<A>> {

@@ -25,7 +25,7 @@ use super::{
     data::{Batch, Data, Sequence},
     parts::Parts,
     plan::Plan,
-    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
+    run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
     start::initial,
 };
 
@@ -68,8 +68,20 @@ pub(super) fn train<A: TrainBackend>(
             Ok(Output { loss: pixels + squares * SQUARES + divergence * DIVERGENCE, metrics })
         })
     };
+    // Without noise: what the decoder makes of the mean.
+    let validate = |vae: &Vae<A>| {
+        let (vae, mut mean) = (vae.valid(), Mean::default());
+        for first in (0..plan.validation).step_by(AT_ONCE) {
+            let batch = data.batch(Sequence::HeldOut, first, AT_ONCE.min(plan.validation - first))?;
+            let images = batch.signed_pixels::<A::InnerBackend>(device);
+            let error = vae.decode(vae.encode(images.clone()).0) - images;
+            let (pixels, squares) = (scalar(error.clone().abs().mean()), scalar(error.powi_scalar(2).mean()));
+            mean.add(batch.len(), &[(VALIDATION_LOSS, pixels + squares * SQUARES), ("validation_pixels", pixels)]);
+        }
+        Ok(mean.metrics())
+    };
     let keys = |step: usize| Ok(data.batch(Sequence::Pixels, step * plan.batch, plan.batch)?.keys);
-    let mut task = Steps { step, after: |vae, _| Ok(vae), validate: |_: &Vae<A>| Ok(Vec::new()), keys };
+    let mut task = Steps { step, after: |vae, _| Ok(vae), validate, keys };
     let vae = optimise("vae", plan, session, initial(config.init::<A>(device)), &mut task)?.valid();
     let sample = data.batch(Sequence::Latents, 0, MEASURED)?;
     let parts = (0..MEASURED).step_by(AT_ONCE).map(|first| sample.part(first..first + AT_ONCE));

@@ -7,15 +7,15 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::{
     contrast::{ContrastConfig, generation_target},
-    error::Result,
+    error::{Error, Result},
 };
 
 use super::{
-    data::{Data, Sequence},
+    data::{Batch, Data, Sequence},
     model::{TrainModel, scale},
     objective,
     plan::Plan,
-    run::{Output, Session, Steps, TrainBackend, optimise, scalar},
+    run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
     sketch::SIDE,
 };
 
@@ -30,18 +30,31 @@ pub(super) fn train<A: TrainBackend>(
     session: &mut Session<'_>,
     device: &A::Device,
 ) -> Result<TrainModel<A>> {
+    let embed = |model: &TrainModel<A>, batch: &Batch| {
+        let ids = TensorData::new(text.ids(&batch.captions)?, [batch.len(), text.context]);
+        let image = model.contrast.image(model.network.features(batch.pixels(device)));
+        Ok::<_, Error>((image, model.contrast.text(Tensor::from_data(ids, device))))
+    };
     let step = |model: &TrainModel<A>, step: usize| {
         let batch = data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?;
-        let ids = TensorData::new(text.ids(&batch.captions)?, [plan.batch, text.context]);
-        let image = model.contrast.image(model.network.features(batch.pixels(device)));
-        let caption = model.contrast.text(Tensor::from_data(ids, device));
+        let (image, caption) = embed(model, &batch)?;
         let (contrast, accuracy) = objective::contrast(image.clone(), caption, scale(&model.vision_scale), 0.0);
         let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
         Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
     };
+    let validate = |model: &TrainModel<A>| {
+        let mut mean = Mean::default();
+        for first in (0..plan.validation).step_by(plan.batch) {
+            let batch = data.batch(Sequence::HeldOut, first, plan.batch.min(plan.validation - first))?;
+            let (image, caption) = embed(model, &batch)?;
+            let (loss, accuracy) = objective::contrast(image, caption, scale(&model.vision_scale), 0.0);
+            mean.add(batch.len(), &[(VALIDATION_LOSS, scalar(loss)), ("validation_accuracy", accuracy)]);
+        }
+        Ok(mean.metrics())
+    };
     let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
-    let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };
+    let mut task = Steps { step, after: |model, _| Ok(model), validate, keys };
     optimise("vision", plan, session, model, &mut task)
 }

@@ -103,6 +103,14 @@ impl PairOptions {
 }
 
 impl DataOptions {
+    /// What it is, in words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Scenes {} => "scenes".to_owned(),
+            Self::Pairs(pairs) => pairs.inputs.join(" "),
+        }
+    }
+
     /// Refuses values that nothing can be drawn by.
     ///
     /// # Errors
