@@ -49,6 +49,29 @@ fn a_folder_of_images_with_captions_becomes_a_model() {
 }
 
 #[test]
+fn stage_1_reads_captions_by_a_given_vocabulary() {
+    let world = World::new();
+    let vocabulary = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/wordpiece/vocab.txt");
+    world.pairs(&format!(
+        "inputs = [\"scenes\"]\nvalidation = [\"images\"]\ntokenizer = {vocabulary:?}\n[alignment]\nembed_dim = 8\n[codebook]"
+    ));
+    let recipe = fs::read_to_string(world.path("least.toml")).unwrap();
+    fs::write(world.path("least.toml"), recipe.replace("[stage1]\n", "[stage1]\nvalidate_every = 1\nvalidation = 6\n"))
+        .unwrap();
+    // Words that scenes do not have, in what stage 1 is validated on.
+    world.images(4);
+    let rows = (0..4).map(|number| format!("{number:02}.png,\"A photo of {number} Cats, unplayable\"\n"));
+    fs::write(world.path("images/metadata.csv"), format!("file_name,text\n{}", rows.collect::<String>())).unwrap();
+    let output = done(world.train().args(["--until", "stage1", "--json"]));
+    let reports: Vec<Value> = text(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let last = reports.last().unwrap();
+    assert_eq!((&last["stage"], &last["step"]), (&"stage1".into(), &2.into()));
+    assert!(last["metrics"]["validation_loss"].as_f64().is_some_and(f64::is_finite), "{last}");
+    world.pairs("inputs = [\"scenes\"]\ntokenizer = \"scenes/metadata.jsonl\"\n[alignment]\nembed_dim = 8\n[codebook]");
+    fails(world.train().args(["--out", "other", "--until", "stage1"]), 1, &["metadata.jsonl", "[CLS]"]);
+}
+
+#[test]
 fn data_that_cannot_be_learned_from_are_named() {
     let world = World::new();
     world.pairs("inputs = [\"nowhere/{00..03}.tar\"]");
