@@ -12,7 +12,7 @@ use super::{
 use crate::nn::kernels;
 
 /// Values that a row of scores is a multiple of.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Queries that a task takes at most; their keys and values are packed once for all of them.
 const QUERIES_AT_ONCE: usize = 512;
 
@@ -29,7 +29,7 @@ pub(in crate::nn) struct Heads<'a> {
 
 impl<'a> Heads<'a> {
     /// From the first value of a head of an image on.
-    fn of(self, image: usize, head: usize, head_dim: usize) -> &'a [f32] {
+    pub(super) fn of(self, image: usize, head: usize, head_dim: usize) -> &'a [f32] {
         &self.values[image * self.strides[0] + head * head_dim..]
     }
 }
@@ -154,7 +154,7 @@ fn pack(matrix: Matrix<'_>, inner: usize, panels: &[Panel], packed: &mut Vec<Vec
 
 /// Softmax of one row of a multiple of [`LANES`] values. What fills it up is [`f32::MIN`], and becomes 0.
 #[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn softmax(row: &mut [f32]) {
+pub(super) fn softmax(row: &mut [f32]) {
     let (chunks, _) = row.as_chunks_mut::<LANES>();
     let mut largest = [f32::MIN; LANES];
     for chunk in &*chunks {

@@ -48,7 +48,7 @@ fn run<F: Format>(
     let steps = F::steps(inner);
     assert_eq!(x.len(), rows * steps);
     assert!(bias.is_none_or(|bias| bias.len() == columns));
-    assert!(!matches!(then, Then::Add(residual) if residual.len() != rows * columns));
+    assert!(!matches!(then, Then::Add(operand) | Then::Multiply(operand) if operand.len() != rows * columns));
     if rows * columns == 0 {
         return Vec::new();
     }
@@ -85,6 +85,11 @@ fn run<F: Format>(
                             let results = results.chunks_exact_mut(panel.width);
                             results.zip(lines).for_each(|(line, residual)| add(line, &residual[columns_here.clone()]));
                         }
+                        Then::Multiply(factor) => {
+                            let lines = factor[row * columns..].chunks_exact(columns);
+                            let results = results.chunks_exact_mut(panel.width);
+                            results.zip(lines).for_each(|(line, factor)| multiply(line, &factor[columns_here.clone()]));
+                        }
                     }
                     for (out, line) in out.chunks_exact_mut(columns).zip(results.chunks_exact(panel.width)) {
                         out[columns_here.clone()].write_copy_of_slice(&line[..panel.columns]);
@@ -103,4 +108,8 @@ fn run<F: Format>(
 
 fn add(to: &mut [f32], values: &[f32]) {
     to.iter_mut().zip(values).for_each(|(to, value)| *to += value);
+}
+
+fn multiply(to: &mut [f32], values: &[f32]) {
+    to.iter_mut().zip(values).for_each(|(to, value)| *to *= value);
 }

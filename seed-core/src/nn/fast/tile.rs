@@ -24,6 +24,13 @@ pub(super) struct Kernel {
 /// Two neighbouring values of the inner axis in bfloat16, the first in the lower half.
 pub(super) type Pair = u32;
 
+/// Values in bfloat16 as pairs; nothing where they do not lie as such.
+pub(super) fn pairs(values: &[half::bf16]) -> Option<&[Pair]> {
+    // SAFETY: both are plain numbers of which every bit pattern is one.
+    let (before, pairs, after) = unsafe { values.align_to::<Pair>() };
+    (cfg!(target_endian = "little") && before.is_empty() && after.is_empty()).then_some(pairs)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "none of them on other architectures")]
 enum Instructions {
