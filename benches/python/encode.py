@@ -1,27 +1,35 @@
-"""The encoder at SEED-2's size, `seed bench` and PyTorch in turns, with random weights: images a second and their ratio.
+"""The encoder at SEED-2's size, `seed bench` and PyTorch in turns, with random weights: images a second, their ratio, seconds a step.
+
+PyTorch computes in the same dtype; beside int8, in which it has no such network, in bfloat16. With `--cold`, instead: a process that
+begins, reads a bundle (weights in the page cache) and encodes one image, in turns, and its peak memory.
 
     cargo build --release
     python benches/python/encode.py --seed target/release/seed --dtype bf16 [--turns 3] [--rounds 2] [--batch-size 4]
+    python benches/python/encode.py --seed target/release/seed --dtype bf16 --cold [--turns 3]
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from folder_to_tokens import Encoder
+from folder_to_tokens import Encoder, Folder
 
 SEED_2 = dict(
     image_size=224, patch_size=14, vit_width=1408, vit_depth=39, vit_heads=16, vit_mlp=6144, qformer_width=768,
     qformer_depth=12, qformer_heads=12, qformer_mlp=3072, cross_attention_every=2, num_queries=32, codebook_size=8192,
     codebook_dim=32,
 )  # fmt: skip
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "int8": torch.bfloat16}
+IMAGES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def random_weights(s: dict, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -75,6 +83,95 @@ def random_weights(s: dict, dtype: torch.dtype) -> dict[str, Tensor]:
     return weights
 
 
+@torch.inference_mode()
+def steps(encoder: Encoder, pixels: Tensor) -> dict[str, float]:
+    """Seconds of each step of a batch, by the names that `seed bench` gives them."""
+    seconds, x = {}, pixels
+    for name, step in (("vision transformer", encoder.vit), ("causal Q-Former", encoder.qformer), ("codebook", encoder.codes)):
+        start = time.perf_counter()
+        x = step(x)
+        seconds[name] = time.perf_counter() - start
+    return seconds
+
+
+def show(name: str, values: list[float], unit: str = "") -> None:
+    low, high = min(values), max(values)
+    print(f"{name:22}{statistics.median(values):.3f}{unit} ({low:.3f} to {high:.3f} in {len(values)} turns)")
+
+
+def warm(args: argparse.Namespace) -> None:
+    """Batches of processes that have begun."""
+    dtype = DTYPES[args.dtype]
+    encoder = Encoder(SEED_2, random_weights(SEED_2, dtype))
+    pixels = torch.randn(args.batch_size, 3, SEED_2["image_size"], SEED_2["image_size"], dtype=dtype)
+    command = [args.seed, "bench", "--preset", "seed-2", "--json", "--quiet", "--dtype", args.dtype]
+    command += ["--batch-size", str(args.batch_size), "--rounds", str(args.rounds)]
+    rates, parts, peaks = {"seed": [], "PyTorch": []}, {"seed": [], "PyTorch": []}, []
+    for _ in range(args.turns):
+        report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rates["seed"].append(args.batch_size / statistics.median(report["batch_s"]))
+        parts["seed"].append({step["name"]: step["seconds"] for step in report["steps"]})
+        peaks.append(report["peak_bytes"])
+        seconds = []
+        for _ in range(1 + args.rounds):
+            start = time.perf_counter()
+            encoder(pixels)
+            seconds.append(time.perf_counter() - start)
+        rates["PyTorch"].append(args.batch_size / statistics.median(seconds[1:]))
+        parts["PyTorch"].append(steps(encoder, pixels))
+    head(args, f"batches of {args.batch_size}")
+    show("seed images/s", rates["seed"])
+    show("PyTorch images/s", rates["PyTorch"])
+    show("ratio", [ours / theirs for ours, theirs in zip(rates["seed"], rates["PyTorch"], strict=True)])
+    for step in parts["PyTorch"][0]:
+        of = {name: statistics.median(each[step] for each in all) for name, all in parts.items()}
+        print(f"{step:22}{of['seed']:.3f} s a batch, PyTorch {of['PyTorch']:.3f} s")
+    if None not in peaks:
+        print(f"peak memory           {max(peaks) / 1e9:.2f} GB")
+
+
+def cold(args: argparse.Namespace) -> None:
+    """Processes from their beginning to the tokens of one image."""
+    image = min(IMAGES.glob("*.png"))
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        bundle = Path(scratch) / "seed-2"
+        subprocess.run([args.seed, "bench", "--preset", "seed-2", "--write", bundle], check=True)
+        ours = [args.seed, "encode", "--quiet", "--model", bundle, "--dtype", args.dtype, image]
+        theirs = [sys.executable, __file__, "--seed", args.seed, "--dtype", args.dtype, "--first", bundle, str(image)]
+        seconds, peaks = {"seed": [], "PyTorch": []}, {"seed": [], "PyTorch": []}
+        for turn in range(1 + args.turns):
+            for name, command in (("seed", ours), ("PyTorch", theirs)):
+                start = time.perf_counter()
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+                _, status, usage = os.wait4(process.pid, 0)
+                if os.waitstatus_to_exitcode(status) != 0:
+                    sys.exit(f"{name} failed: {command}")
+                if turn > 0:  # the first one fills the page cache
+                    seconds[name].append(time.perf_counter() - start)
+                    peaks[name].append(usage.ru_maxrss * 1024)
+    head(args, "one image, cold")
+    show("seed", seconds["seed"], " s")
+    show("PyTorch", seconds["PyTorch"], " s")
+    show("share", [ours / theirs for ours, theirs in zip(seconds["seed"], seconds["PyTorch"], strict=True)])
+    print(f"peak memory           {max(peaks['seed']) / 1e9:.2f} GB, PyTorch {max(peaks['PyTorch']) / 1e9:.2f} GB")
+
+
+def first(args: argparse.Namespace) -> None:
+    """What a process of `cold` does with PyTorch."""
+    bundle, image = args.first
+    dtype = DTYPES[args.dtype]
+    encoder = Encoder.load(Path(bundle), dtype)
+    folder = Folder(Path(image).parent, encoder.sizes["image_size"])
+    _, pixels = folder[folder.paths.index(Path(image))]
+    print(encoder(pixels[None].to(dtype)).tolist())
+
+
+def head(args: argparse.Namespace, what: str) -> None:
+    beside = "PyTorch" if args.dtype != "int8" else "bf16 in PyTorch"
+    threads = torch.get_num_threads()
+    print(f"SEED-2's encoder, {args.dtype}, {what}, {threads} threads, {beside} {torch.__version__}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=Path, required=True, help="the command line, a release build")
@@ -82,27 +179,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="batches of each turn, after one that is not measured")
+    parser.add_argument("--cold", action="store_true", help="processes from their beginning to the first tokens")
+    parser.add_argument("--scratch", type=Path, help="where --cold writes 2.3 GB [default: the system's temporary folder]")
+    parser.add_argument("--first", nargs=2, metavar=("BUNDLE", "IMAGE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-
-    dtype = DTYPES[args.dtype]
-    encoder = Encoder(SEED_2, random_weights(SEED_2, dtype))
-    pixels = torch.randn(args.batch_size, 3, SEED_2["image_size"], SEED_2["image_size"], dtype=dtype)
-    command = [args.seed, "bench", "--preset", "seed-2", "--json", "--quiet", "--dtype", args.dtype]
-    command += ["--batch-size", str(args.batch_size), "--rounds", str(args.rounds)]
-    rates = {"seed": [], "PyTorch": []}
-    for _ in range(args.turns):
-        report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rates["seed"].append(args.batch_size / statistics.median(report["batch_s"]))
-        seconds = []
-        for _ in range(1 + args.rounds):
-            start = time.perf_counter()
-            encoder(pixels)
-            seconds.append(time.perf_counter() - start)
-        rates["PyTorch"].append(args.batch_size / statistics.median(seconds[1:]))
-    ratios = [ours / theirs for ours, theirs in zip(rates["seed"], rates["PyTorch"], strict=True)]
-    print(f"SEED-2's encoder, {args.dtype}, batch {args.batch_size}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
-    for name, values in (("seed images/s", rates["seed"]), ("PyTorch images/s", rates["PyTorch"]), ("ratio", ratios)):
-        print(f"{name:18}{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f} in {args.turns} turns)")
+    if args.first:
+        first(args)
+    elif args.cold:
+        cold(args)
+    else:
+        warm(args)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ class Encoder:
         self.sizes, self.weights = sizes, weights
 
     @classmethod
-    def load(cls, bundle: Path) -> "Encoder":
+    def load(cls, bundle: Path, dtype: torch.dtype = torch.float32) -> "Encoder":
         sizes = json.loads((bundle / "config.json").read_text())["model"]
-        return cls(sizes, {key: value.float() for key, value in load_file(bundle / "model.safetensors").items()})
+        return cls(sizes, {key: value.to(dtype) for key, value in load_file(bundle / "model.safetensors").items()})
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
@@ -97,11 +97,14 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        hidden = torch.tanh(self.linear("encode_task_layer.0", self.qformer(self.vit(pixels))))
+        return self.codes(self.qformer(self.vit(pixels)))
+
+    def codes(self, causal: Tensor) -> Tensor:
+        hidden = torch.tanh(self.linear("encode_task_layer.0", causal))
         latents = self.linear("encode_task_layer.2", hidden).flatten(0, 1)
         rows = self.weights["quantize.embedding.weight"]
         distances = latents.pow(2).sum(1, keepdim=True) + rows.pow(2).sum(1) - 2 * latents @ rows.t()
-        return distances.argmin(1).unflatten(0, (len(pixels), -1))
+        return distances.argmin(1).unflatten(0, (len(causal), -1))
 
 
 def main() -> None:

@@ -85,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         Way { threads: Some(1), ..Way::new("1 thread") },
         Way { dtype: DType::F16, ..Way::new("f16") },
         Way { dtype: DType::BF16, ..Way::new("bf16") },
+        Way { dtype: DType::Int8, ..Way::new("int8") },
     ];
     ways.extend(device.into_iter().map(|device| Way { device, ..Way::new(device.to_string()) }));
     for way in ways {

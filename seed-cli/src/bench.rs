@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
-    /// Numbers that weights are kept in: f32, or half the memory with f16 or bf16
+    /// Numbers that weights are kept in: f32, half the memory with f16 or bf16, a quarter with int8
     #[arg(long, default_value_t)]
     dtype: DType,
     /// Where the weights are written for the time being [default: the system's temporary folder]

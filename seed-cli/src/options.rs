@@ -59,7 +59,8 @@ pub(crate) struct ModelOptions {
     /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,
-    /// Numbers that weights are kept in: f32, or half the memory with f16 or bf16; on cpu sums are in f32 in any case
+    /// Numbers that weights are kept in: f32, half the memory with f16 or bf16, a quarter with int8 (on cpu, where sums of
+    /// the others are in f32 in any case)
     #[arg(long, default_value_t)]
     dtype: DType,
 }

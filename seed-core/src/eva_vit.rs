@@ -10,10 +10,10 @@ use burn::{
         Initializer,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions},
+    tensor::{Tensor, backend::Backend},
 };
 
-use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, Then, attention};
 
 /// Sizes of the vision transformer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,12 +109,18 @@ struct PatchEmbed<B: Backend> {
     proj: Conv2d<B>,
 }
 
-impl<B: Backend> PatchEmbed<B> {
-    /// In the type of the pixels, and as burn computes it: the same for every batch size.
-    fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 4> {
-        let weight = self.proj.weight.val().cast(pixels.dtype());
-        let options = ConvOptions::new(self.proj.stride, [0, 0], [1, 1], 1);
-        conv2d(pixels, weight, self.proj.bias.as_ref().map(Param::val), options)
+impl<B: SeedBackend> PatchEmbed<B> {
+    /// Normalized pixels `[batch, 3, size, size]` -> `[batch, patches, width]`, in the type of the pixels. As patches do not
+    /// overlap, the convolution is a linear layer of each, whose results are tokens at once.
+    fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
+        let [batch, channels, height, width] = pixels.dims();
+        let [side, _] = self.proj.stride;
+        let [rows, columns] = [height / side, width / side];
+        let pixels = pixels.narrow(2, 0, rows * side).narrow(3, 0, columns * side); // what is left makes no patch
+        let pixels = pixels.reshape([batch, channels, rows, side, columns, side]).permute([0, 2, 4, 1, 3, 5]);
+        let patches = pixels.reshape([batch, rows * columns, channels * side * side]);
+        let weight = self.proj.weight.val().cast(patches.dtype()).flatten::<2>(1, 3); // [width, channels * side * side]
+        B::fused_linear(patches, weight.transpose(), self.proj.bias.as_ref().map(Param::val), Then::Nothing)
     }
 }
 
@@ -122,7 +128,7 @@ impl<B: SeedBackend> EvaVit<B> {
     /// Normalized pixels `[batch, 3, size, size]` -> features `[batch, 1 + patches, width]`, class token first.
     pub fn forward(&self, pixels: Tensor<B, 4>) -> Tensor<B, 3> {
         let [batch, ..] = pixels.dims();
-        let patches = self.patch_embed.forward(pixels).flatten::<3>(2, 3).swap_dims(1, 2); // [batch, patches, width]
+        let patches = self.patch_embed.forward(pixels); // [batch, patches, width]
         let class = self.cls_token.val().repeat_dim(0, batch); // [batch, 1, width]
         let mut x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val(); // [batch, 1 + patches, width]
         for block in &self.blocks {

@@ -128,10 +128,13 @@ impl<B: SeedBackend> QFormer<B> {
 
     fn run(&self, source: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
         let [batch, ..] = source.dims();
-        let queries = self.query_tokens.val().repeat_dim(0, batch);
-        let mut x = self.bert.embeddings.layer_norm.forward(queries); // [batch, queries, width]
+        let mut x = self.bert.embeddings.layer_norm.forward(self.query_tokens.val()); // [1, queries, width]
         for layer in &self.bert.encoder.layer {
-            x = layer.forward(x, &source, mask.clone());
+            x = layer.attend(x, mask.clone());
+            if x.dims()[0] != batch {
+                x = x.repeat_dim(0, batch); // until the queries have read an image, they are the same for all
+            }
+            x = layer.read(x, &source);
         }
         x
     }
@@ -157,8 +160,13 @@ impl<B: Backend> Layer<B> {
 }
 
 impl<B: SeedBackend> Layer<B> {
-    fn forward(&self, x: Tensor<B, 3>, source: &Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
-        let mut x = self.attention.forward(x.clone(), x, mask);
+    /// The first part: queries attend to one another.
+    fn attend(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+        self.attention.forward(x.clone(), x, mask)
+    }
+
+    /// The rest: they read the source in some layers, and then each is for itself.
+    fn read(&self, mut x: Tensor<B, 3>, source: &Tensor<B, 3>) -> Tensor<B, 3> {
         if let Some(cross) = &self.crossattention {
             x = cross.forward(x, source.clone(), None);
         }

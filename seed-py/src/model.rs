@@ -146,7 +146,8 @@ pub(crate) fn dtype(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<DType>
         "float32" | "f32" | "fp32" | "float" => Ok(DType::F32),
         "float16" | "f16" | "fp16" | "half" => Ok(DType::F16),
         "bfloat16" | "bf16" => Ok(DType::BF16),
-        _ => Err(argument(py, "dtype", &text, "the dtypes are float32, float16 and bfloat16")),
+        "int8" | "i8" => Ok(DType::Int8),
+        _ => Err(argument(py, "dtype", &text, "the dtypes are float32, float16, bfloat16 and int8")),
     }
 }
 
@@ -156,5 +157,6 @@ pub(crate) fn dtype_name(dtype: DType) -> &'static str {
         DType::F32 => "float32",
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
+        DType::Int8 => "int8",
     }
 }

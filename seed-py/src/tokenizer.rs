@@ -68,7 +68,7 @@ impl SeedTokenizer {
     ///     cache_dir (str | os.PathLike[str] | None): Folder of what is fetched; by default where huggingface_hub keeps it.
     ///     local_files_only (bool): Fetch nothing; use what is on disk.
     ///     device (Any): "cpu", the default, "cuda", "wgpu", "cuda:1" and so on, or torch's device.
-    ///     dtype (Any): "float32", the default, "float16" or "bfloat16", by name or as numpy's or torch's: what weights are kept in.
+    ///     dtype (Any): "float32", the default, "float16", "bfloat16" or "int8", by name or as numpy's or torch's: what weights are kept in.
     ///     preprocess (str | None): "seed" (bicubic) or "seed-scripts" (bilinear); by default as the model says.
     ///     max_pixels (int | None): Refuse images of more pixels than this; by default 178,956,970, as Pillow.
     ///     progress (Callable[[str, int, int | None], None] | None): Called while files arrive, with the file, the bytes that
@@ -188,7 +188,7 @@ impl SeedTokenizer {
         self.wanted.device.to_string()
     }
 
-    /// What weights are kept in: "float32", "float16" or "bfloat16".
+    /// What weights are kept in: "float32", "float16", "bfloat16" or "int8".
     #[getter]
     fn dtype(&self) -> &'static str {
         model::dtype_name(self.wanted.dtype)

@@ -70,7 +70,7 @@ def test_devices_and_dtypes(paths: list[Path], codes: np.ndarray) -> None:
         half = SeedTokenizer.from_pretrained(dtype=dtype)
         assert half.dtype == "float16"
     np.testing.assert_array_equal(half.encode(paths), codes)
-    with pytest.raises(ArgumentError, match="float32, float16 and bfloat16"):
+    with pytest.raises(ArgumentError, match="float32, float16, bfloat16 and int8"):
         SeedTokenizer.from_pretrained(dtype="int8")
     for device in ("cuda:99", "wgpu:99", "tpu"):
         with pytest.raises(DeviceError):

@@ -19,18 +19,41 @@ pub enum DType {
     F16,
     /// bfloat16: 8 bits of precision, float32's range.
     BF16,
+    /// 8-bit whole numbers with a scale for each output, in memory and on the CPU alone: of those layers that a model names, which
+    /// round their activations to 8 bits too, with a scale for each token. The others are bfloat16.
+    Int8,
 }
 
 impl DType {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Int8];
 
-    /// As burn calls it.
+    /// Holds when a file can be of this type.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for those that are in memory alone.
+    pub fn check_for_files(self) -> Result<()> {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => Ok(()),
+            Self::Int8 => Err(Error::Argument {
+                name: "dtype",
+                value: self.to_string(),
+                reason: "weights are turned into it when they are loaded; files hold f32, f16 or bf16".to_owned(),
+            }),
+        }
+    }
+
+    /// The type of layers that are not in 8 bits where others are.
+    pub(crate) fn beside(self) -> Self {
+        if self == Self::Int8 { Self::BF16 } else { self }
+    }
+
+    /// As burn calls that of [`beside`](Self::beside).
     pub(crate) fn element(self) -> burn::tensor::DType {
         match self {
             Self::F32 => burn::tensor::DType::F32,
             Self::F16 => burn::tensor::DType::F16,
-            Self::BF16 => burn::tensor::DType::BF16,
+            Self::BF16 | Self::Int8 => burn::tensor::DType::BF16,
         }
     }
 
@@ -39,6 +62,7 @@ impl DType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }
@@ -56,7 +80,7 @@ impl FromStr for DType {
         Self::ALL.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| Error::Argument {
             name: "dtype",
             value: text.to_owned(),
-            reason: "the dtypes are f32, f16 and bf16".to_owned(),
+            reason: "the dtypes are f32, f16, bf16 and int8".to_owned(),
         })
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Bool, Int, Shape, Tensor, TensorData, backend::Backend};
 
 use super::DType;
 use super::convert;
 use super::keys::{KeyTable, Place, Slot};
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::nn::SeedBackend;
 
 /// Fills a module with a file's weights, as float32 whatever the file's dtype.
 ///
@@ -21,16 +22,36 @@ use crate::error::{Error, Result};
 /// [`Error::TensorKeys`] with all keys that are missing, or that the file carries without the model or
 /// [`KeyTable::ignored`] knowing them; [`Error::TensorShape`]; [`Error::TensorValue`] for a dtype other than F32, F16 and
 /// BF16, and for values that are not finite.
-pub fn load<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable) -> Result<M> {
+pub fn load<B: SeedBackend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable) -> Result<M> {
     load_as(module, weights, table, DType::F32)
 }
 
 /// As [`load`], with the weights of linear layers and convolutions in `dtype`; their biases and everything else stay float32.
+/// In 8 bits are those layers alone of which it was measured what that loses, see [`load_each`]: here, none.
 /// One tensor at a time is in memory twice.
 ///
 /// # Errors
 /// As [`load`], and [`Error::TensorValue`] for weights that `dtype` cannot hold.
-pub fn load_as<B: Backend, M: Module<B>>(module: M, weights: &Weights, table: &KeyTable, dtype: DType) -> Result<M> {
+pub fn load_as<B: SeedBackend, M: Module<B>>(
+    module: M,
+    weights: &Weights,
+    table: &KeyTable,
+    dtype: DType,
+) -> Result<M> {
+    load_each(module, weights, table, &|_| dtype.beside())
+}
+
+/// As [`load_as`], with a dtype for each key. Of convolutions, and where the backend does not compute in 8 bits, [`DType::Int8`]
+/// becomes bfloat16.
+///
+/// # Errors
+/// As [`load_as`].
+pub fn load_each<B: SeedBackend, M: Module<B>>(
+    module: M,
+    weights: &Weights,
+    table: &KeyTable,
+    dtype: &dyn Fn(&str) -> DType,
+) -> Result<M> {
     Plan::of(&module, table).check(weights)?;
 
     let mut loader = Loader { place: Place::default(), table, weights, dtype, failure: None };
@@ -116,13 +137,14 @@ struct Loader<'a> {
     place: Place,
     table: &'a KeyTable,
     weights: &'a Weights,
-    /// Element type of the layers that may have another than float32.
-    dtype: DType,
+    /// Element type of each of the layers that may have another than float32, by key.
+    dtype: &'a dyn Fn(&str) -> DType,
     failure: Option<Error>,
 }
 
 impl Loader<'_> {
-    fn read(&self, dims: &[usize]) -> Result<TensorData> {
+    fn read<B: SeedBackend, const D: usize>(&self, shape: Shape, device: &B::Device) -> Result<Tensor<B, D>> {
+        let dims = &shape[..];
         let slot = self.place.slot(self.table);
         let mut values = self.weights.floats(&slot.key)?;
         let bad = convert::count_not_finite(&values);
@@ -130,15 +152,30 @@ impl Loader<'_> {
             let reason = format!("holds {bad} values of {} that are not finite", values.len());
             return Err(self.unfit(&slot, reason));
         }
-        if let ([rows, columns], true) = (dims, slot.transposed) {
-            values = convert::transpose(&values, *columns, *rows);
+        let dtype = if slot.layer_weight { (self.dtype)(&slot.key) } else { DType::F32 };
+        if let ([inputs, outputs], true, DType::Int8) = (dims, slot.transposed, dtype)
+            && let Some(weight) = B::eight_bit_weight(&values, [*outputs, *inputs])
+        {
+            return Ok(Tensor::from_primitive(weight.into_primitive()));
         }
+        // A matrix is turned here, or seen from the side.
+        let mut turned = false;
+        if let ([inputs, outputs], true) = (dims, slot.transposed) {
+            turned = B::KEEPS_LAYOUT_OF_FILES;
+            if !turned {
+                values = convert::transpose(&values, *outputs, *inputs);
+            }
+        }
+        let dims: Vec<usize> = if turned { dims.iter().rev().copied().collect() } else { dims.to_vec() };
         let unfit = |reason| self.unfit(&slot, reason);
-        match self.dtype {
-            DType::F16 if slot.layer_weight => Ok(TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims)),
-            DType::BF16 if slot.layer_weight => Ok(TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims)),
-            _ => Ok(TensorData::new(values, dims)),
-        }
+        let data = match dtype {
+            DType::F32 => TensorData::new(values, dims),
+            DType::F16 => TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims),
+            DType::BF16 | DType::Int8 => TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims),
+        };
+        let element = data.dtype;
+        let tensor = Tensor::from_data(data, (device, element));
+        Ok(if turned { tensor.swap_dims(0, 1) } else { tensor })
     }
 
     fn unfit(&self, slot: &Slot, reason: String) -> Error {
@@ -146,7 +183,7 @@ impl Loader<'_> {
     }
 }
 
-impl<B: Backend> ModuleMapper<B> for Loader<'_> {
+impl<B: SeedBackend> ModuleMapper<B> for Loader<'_> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.place.enter(name, owner);
     }
@@ -159,10 +196,8 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
         if self.failure.is_some() {
             return param;
         }
-        match self.read(&param.lazy_shape().to_vec()) {
-            Ok(data) => {
-                let element = data.dtype;
-                let tensor = Tensor::from_data(data, (&param.lazy_device(), element));
+        match self.read(param.lazy_shape(), &param.lazy_device()) {
+            Ok(tensor) => {
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

@@ -34,7 +34,7 @@ mod weights;
 pub use dtype::DType;
 pub use files::Files;
 pub use keys::KeyTable;
-pub use load::{expected, load, load_as};
+pub use load::{expected, load, load_as, load_each};
 pub use save::{Made, save, save_tensors};
 pub use weights::{Skipped, Stored, Weights};
 

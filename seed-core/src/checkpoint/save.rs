@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 /// whole. One tensor at a time is copied.
 ///
 /// # Errors
-/// [`Error::Write`]; [`Error::TensorValue`] for values that are not finite or that `dtype` cannot hold.
+/// [`Error::Write`]; [`Error::TensorValue`] for values that are not finite or that `dtype` cannot hold, and for a module that was
+/// loaded in 8 bits; [`Error::Argument`] for a dtype that files are not of.
 pub fn save<B: Backend, M: Module<B>>(module: &M, path: &Path, table: &KeyTable, dtype: DType) -> Result<()> {
     let mut collector = Collector { place: Place::default(), table, entries: BTreeMap::new(), refused: None };
     module.visit(&mut collector);
@@ -53,6 +54,7 @@ pub fn save_tensors(tensors: BTreeMap<String, Made<'_>>, path: &Path, dtype: DTy
 }
 
 fn write(entries: &BTreeMap<String, Entry<'_>>, path: &Path, dtype: DType) -> Result<()> {
+    dtype.check_for_files()?;
     let file = path.display().to_string();
     let failure = RefCell::new(None);
     let pending = entries.iter().map(|(key, entry)| {
@@ -95,7 +97,7 @@ impl Entry<'_> {
         match dtype {
             DType::F32 => Ok(convert::bytes(&values, f32::to_le_bytes)),
             DType::F16 => Ok(convert::bytes(&convert::to_f16(&values)?, f16::to_le_bytes)),
-            DType::BF16 => Ok(convert::bytes(&convert::to_bf16(&values)?, bf16::to_le_bytes)),
+            DType::BF16 | DType::Int8 => Ok(convert::bytes(&convert::to_bf16(&values)?, bf16::to_le_bytes)),
         }
     }
 }
@@ -113,7 +115,7 @@ impl View for Pending<'_> {
         match self.dtype {
             DType::F32 => safetensors::Dtype::F32,
             DType::F16 => safetensors::Dtype::F16,
-            DType::BF16 => safetensors::Dtype::BF16,
+            DType::BF16 | DType::Int8 => safetensors::Dtype::BF16,
         }
     }
 
@@ -168,6 +170,9 @@ impl<B: Backend> ModuleVisitor<B> for Collector<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let slot = self.place.slot(self.table);
         let tensor = param.val();
+        if matches!(tensor.dtype(), burn::tensor::DType::QFloat(_)) {
+            return self.refuse(slot.key, "is in 8 bits; load the model in another dtype to save it");
+        }
         let shape = slot.shape_in_file(&tensor.dims());
         let fetch = move || {
             let data = tensor.to_data().convert::<f32>();

@@ -142,7 +142,7 @@ fn round_trip_in_every_dtype() {
             let rounded = match dtype {
                 DType::F32 => before,
                 DType::F16 => before.cast(Element::F16).cast(Element::F32),
-                DType::BF16 => before.cast(Element::BF16).cast(Element::F32),
+                DType::BF16 | DType::Int8 => before.cast(Element::BF16).cast(Element::F32),
             };
             rounded.to_data().assert_eq(&after.to_data(), true);
         }
@@ -256,6 +256,27 @@ fn the_weights_of_layers_alone_are_halved_in_memory() {
     let text = load_as(linear(), &weights, &KeyTable::EXACT, DType::F16).unwrap_err().to_string();
     assert!(text.contains("tensor weight") && text.contains("1 values of 6 beyond the range of f16"), "{text}");
     load_as(linear(), &weights, &KeyTable::EXACT, DType::BF16).unwrap();
+}
+
+/// A layer in 8 bits is within half a step of its values; it cannot be saved, and no file is of 8 bits.
+#[test]
+fn layers_in_eight_bits_are_in_memory_alone() {
+    let folder = Folder::new();
+    let model = net::<Flex>(5);
+    save(&model, &folder.path(), &TABLE, DType::F32).unwrap();
+    let weights = Weights::open(&folder.path()).unwrap();
+    let dtype = |key: &str| if key.starts_with("head") { DType::Int8 } else { DType::F16 };
+    let loaded = load_each(net::<Flex>(5), &weights, &TABLE, &dtype).unwrap();
+    let element = head(&loaded).dtype();
+    assert!(matches!(element, Element::QFloat(_)), "{element:?}");
+    assert_eq!(head(&loaded).dims(), head(&model).dims());
+    assert_eq!(loaded.blocks[1].self_.weight.val().dtype(), Element::F16);
+    let text = save(&loaded, &folder.path(), &TABLE, DType::F32).unwrap_err().to_string();
+    assert!(text.contains("head.weight") && text.contains("another dtype"), "{text}");
+    let text = save(&model, &folder.path(), &TABLE, DType::Int8).unwrap_err().to_string();
+    assert!(text.contains("int8") && text.contains("f32, f16 or bf16"), "{text}");
+    let loaded = load_as(net::<Flex>(5), &weights, &TABLE, DType::Int8).unwrap();
+    assert_eq!(head(&loaded).dtype(), Element::BF16, "nobody said which layers");
 }
 
 #[test]

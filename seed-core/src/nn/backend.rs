@@ -13,7 +13,7 @@ use burn::tensor::{
 use burn_flex::Flex;
 
 use super::{
-    Then, attention, conv, fast,
+    Then, attention, conv, eight_bit, fast,
     group_norm::{self, Groups},
     kernels, layer_norm, linear, transpose,
 };
@@ -38,6 +38,15 @@ pub trait SeedBackend: Backend {
     ) -> (Tensor<Self, D>, Tensor<Self, W>) {
         let element = weight.dtype();
         (x.cast(element), weight)
+    }
+
+    /// Whether a layer that only computes keeps its weight as files hold it, `[output, input]`, seen with its axes exchanged.
+    const KEEPS_LAYOUT_OF_FILES: bool = false;
+
+    /// The weight `[input, output]` of a layer that only computes in 8 bits, from its values `[output, input]`: a quantized tensor
+    /// with a scale for each output. Nothing from a backend that does not compute so, and for sizes that it cannot.
+    fn eight_bit_weight(_values: &[f32], _sizes: [usize; 2]) -> Option<Tensor<Self, 2>> {
+        None
     }
 
     /// Exact (erf) GELU: `x * Phi(x)`.
@@ -251,6 +260,11 @@ fn plain_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> F
 
 impl SeedBackend for Flex {
     const PARTS_SIDE_BY_SIDE: bool = true;
+    const KEEPS_LAYOUT_OF_FILES: bool = true;
+
+    fn eight_bit_weight(values: &[f32], sizes: [usize; 2]) -> Option<Tensor<Self, 2>> {
+        eight_bit::weight(values, sizes)
+    }
 
     fn fused_layer_norm<const D: usize>(
         x: Tensor<Self, D>,
@@ -363,7 +377,14 @@ impl SeedBackend for Flex {
         then: Then<Tensor<Self, D>>,
     ) -> Tensor<Self, D> {
         let done = fast::linear(&x, &weight, bias.as_ref(), &then);
-        done.unwrap_or_else(|| linear::plain(x, weight, bias, then))
+        done.unwrap_or_else(|| match eight_bit::parts(&weight) {
+            Some(weight) => {
+                let product = eight_bit::product(x, &weight);
+                let bias = bias.map(Tensor::unsqueeze);
+                linear::and_then(bias.map_or(product.clone(), |bias| product + bias), then)
+            }
+            None => linear::plain(x, weight, bias, then),
+        })
     }
 
     fn fused_gated_linear<const D: usize>(

@@ -169,8 +169,14 @@ pub(super) fn exp(x: f32) -> f32 {
 #[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn gelu(x: &[f32], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
-        *out = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+        *out = gelu_of(x);
     }
+}
+
+/// `x * Phi(x)`, for loops that the compiler vectorises.
+#[inline(always)]
+pub(super) fn gelu_of(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
 /// `grad * (Phi(x) + x * phi(x))`.

@@ -98,7 +98,7 @@ pub(super) fn plain<B: SeedBackend, const D: usize>(
     and_then(product(x, weight, bias), then)
 }
 
-/// What follows a product.
+/// A product with its bias, and what follows.
 pub(super) fn and_then<B: SeedBackend, const D: usize>(y: Tensor<B, D>, then: Then<Tensor<B, D>>) -> Tensor<B, D> {
     match then {
         Then::Nothing => y,

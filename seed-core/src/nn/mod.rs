@@ -15,6 +15,7 @@
 mod attention;
 mod backend;
 mod conv;
+mod eight_bit;
 mod fast;
 mod group_norm;
 mod kernels;

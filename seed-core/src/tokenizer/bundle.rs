@@ -150,7 +150,8 @@ impl BundleConfig {
         device: &B::Device,
         dtype: DType,
     ) -> Result<SeedNetwork<B>> {
-        checkpoint::load_as(self.model.init(device), &files.weights(WEIGHTS)?, &SeedNetwork::<B>::KEYS, dtype)
+        let dtype_of = |key: &str| SeedNetwork::<B>::dtype_of(key, dtype);
+        checkpoint::load_each(self.model.init(device), &files.weights(WEIGHTS)?, &SeedNetwork::<B>::KEYS, &dtype_of)
     }
 
     /// Loads the caption side.

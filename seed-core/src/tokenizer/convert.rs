@@ -98,8 +98,9 @@ struct Source<'a> {
 /// # Errors
 /// Reading; [`Error::TensorKeys`] with all keys that are missing or that no rule knows; [`Error::TensorShape`];
 /// [`Error::TensorValue`] for values that are not finite or that the dtype cannot hold; [`Error::WeightFile`] for files of
-/// different models; [`Error::Argument`] for head counts that must be given.
+/// different models; [`Error::Argument`] for head counts that must be given, and for a dtype that files are not of.
 pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
+    options.dtype.check_for_files()?;
     let given = [Some(&options.quantizer), options.vit.as_ref(), options.qformer.as_ref()];
     let paths: Vec<&PathBuf> = given.into_iter().flatten().collect();
     let files = paths.iter().map(|path| Weights::open(path)).collect::<Result<Vec<_>>>()?;

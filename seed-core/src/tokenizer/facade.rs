@@ -214,7 +214,11 @@ pub fn open(model: &Model, device: Device, dtype: DType, preprocess: Option<Pres
 
         fn run<B: SeedBackend>(self, device: B::Device) -> Self::Output {
             let (place, dtype) = self.2;
-            if !B::supports_dtype(&device, dtype.element()) {
+            let computes = match dtype {
+                DType::Int8 => B::eight_bit_weight(&[1.0], [1, 1]).is_some(),
+                _ => B::supports_dtype(&device, dtype.element()),
+            };
+            if !computes {
                 let reason = format!("it does not compute in {dtype}; choose another dtype");
                 return Err(Error::Device { device: place.to_string(), reason });
             }

@@ -7,7 +7,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checkpoint::KeyTable,
+    checkpoint::{DType, KeyTable},
     detokenizer::{Detokenizer, DetokenizerConfig, Head},
     error::{Error, Result},
     eva_vit::{EvaVit, EvaVitConfig},
@@ -314,6 +314,17 @@ impl<B: Backend> SeedNetwork<B> {
         ],
         ignored: &["Qformer.bert.embeddings.position_ids"],
     };
+
+    /// In what the weight of a layer, by its key, is kept when the model is loaded in `dtype`. Of [`DType::Int8`] are the blocks of
+    /// the vision transformer, 86 % of SEED-2's weights and 97 % of what encoding multiplies; the layers around the codebook are
+    /// float32 then, and all others bfloat16.
+    pub fn dtype_of(key: &str, dtype: DType) -> DType {
+        match dtype {
+            DType::Int8 if key.starts_with("visual_encoder.blocks.") => dtype,
+            DType::Int8 if key.contains("_task_layer.") => DType::F32,
+            _ => dtype.beside(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -325,7 +336,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        checkpoint::{self, DType, Files, Weights},
+        checkpoint::{self, Files, Weights},
         device::every_backend::on_every_backend,
         tokenizer::{ConvertOptions, convert},
     };

@@ -1,5 +1,7 @@
 //! Attention over heads that stay where the projections wrote them.
 
+mod long;
+
 use std::cell::RefCell;
 
 use multiversion::multiversion;
@@ -50,7 +52,7 @@ thread_local! {
 /// Softmax attention of queries to keys and values -> `[batch, queries, heads * head_dim]`. `scale` multiplies the queries,
 /// `mask` `[queries, tokens]` is added to the scores.
 ///
-/// The scores of a tile of queries are all that is in memory.
+/// The scores of a tile of queries are all that is in memory, with many keys those of a block of them.
 pub(in crate::nn) fn attention(
     kernel: Kernel,
     [query, key, value]: [Heads<'_>; 3],
@@ -80,7 +82,11 @@ pub(in crate::nn) fn attention(
                     stride: part.strides[1],
                 });
                 let task = Task { kernel, query, key, value, head_dim, scale, mask };
-                task.run(first, &mut out[head * head_dim..], width, scratch);
+                let out = &mut out[head * head_dim..];
+                match key.tokens < long::LONG {
+                    true => task.run(first, out, width, scratch),
+                    false => task.run_long(first, out, width, scratch),
+                }
             }
         });
     });

@@ -125,7 +125,7 @@ impl<F: Format> Layer<'_, F> {
 
     /// Input channels that are multiplied at a time: an even number, for pairs.
     fn channels_at_once(&self) -> usize {
-        (INNER_AT_ONCE / self.sizes.area()).next_multiple_of(2)
+        (INNER_AT_ONCE / self.sizes.area()).max(1).next_multiple_of(2)
     }
 
     /// Divides the results among tasks: whole images where they are small, parts of one where they are large; and by output
@@ -136,7 +136,7 @@ impl<F: Format> Layer<'_, F> {
         let inner = self.channels_at_once().min(sizes.channels[0]) * sizes.area();
         let wanted = TASKS_A_THREAD * rayon::current_num_threads();
         let share = sizes.columns().div_ceil(wanted).max(LEAST_COLUMNS);
-        let at_once = (PANEL_BYTES / size_of::<F::Step>() / inner.div_ceil(F::VALUES).max(1)).min(share);
+        let at_once = (PANEL_BYTES / size_of::<F::Step>() / inner.div_ceil(F::VALUES)).clamp(1, share);
         let images = (at_once / positions).max(1);
         let blocks = ((positions + at_once / 2) / at_once).max(1);
         let block = positions.div_ceil(blocks).next_multiple_of(self.kernel.columns());

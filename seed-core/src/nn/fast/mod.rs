@@ -1,7 +1,7 @@
-//! The layers of transformers on the CPU, without what plain tensor operations pay for: no copies between heads, no matrix
-//! of all scores; bias, GELU and residual are added while a result is still in the first cache.
+//! The layers of transformers and convolutions on the CPU, without what plain tensor operations pay for: no copies between heads,
+//! no matrix of all scores or of all patches; bias, GELU and residual are added while a result is still in the first cache.
 //!
-//! Everything stands on one small matrix product, [`tile`], which holds the unsafe code of the crate but
+//! Everything stands on one small matrix product, [`tile`], which with [`transpose`] holds the unsafe code of the crate but
 //! for one line of [`product`]. Processors without its instructions, other types than float32, and `SEED_KERNELS=plain` in the environment take the plain tensor
 //! operations, which are also what the tests compare with.
 //!
@@ -11,19 +11,22 @@
 mod attention;
 mod attention_backward;
 mod conv;
+mod formats;
 mod layer_norm;
 mod panels;
 mod product;
 mod tile;
+mod transpose;
 
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Then, conv::Sizes, kernels};
+use super::{Then, conv::Sizes, eight_bit, kernels};
 use attention::Heads;
 use panels::Matrix;
+use product::Weight;
 use tile::Kernel;
 
 /// Name of the environment variable that turns these kernels off, and the value that does.
@@ -49,7 +52,7 @@ pub(super) fn linear<const D: usize>(
     let kernel = kernel()?;
     let mut shape = x.shape();
     let [inner, columns] = weight.dims();
-    let (x, weight) = (floats(x)?, weight.clone().into_primitive().tensor());
+    let x = floats(x)?;
     let bias = match bias {
         Some(bias) => Some(floats(bias)?),
         None => None,
@@ -66,8 +69,13 @@ pub(super) fn linear<const D: usize>(
     };
     let rows = shape.num_elements() / inner.max(1);
     let bias = bias.as_ref().map(|bias| bias.storage());
-    let sizes = [rows, inner, columns];
-    let out = product::product(kernel, x.storage(), Matrix::of(&weight)?, sizes, bias, then);
+    let quantized = eight_bit::parts(weight);
+    let (numbers, scales) = match &quantized {
+        Some(weight) => (weight.tensor().clone(), Some(weight.scales())),
+        None => (weight.clone().into_primitive().tensor(), None),
+    };
+    let weight = Weight { matrix: Matrix::of(&numbers)?, scales, sizes: [inner, columns], bias };
+    let out = product::product(kernel, x.storage(), weight, rows, then)?;
     shape[D - 1] = columns;
     Some(tensor(out, shape))
 }
@@ -263,7 +271,7 @@ mod tests {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
     }
 
-    /// Values as bfloat16 has them. (Flex's cast rounds half-way cases otherwise.)
+    /// Values as bfloat16 has them. (Flex's cast drops bits before it rounds.)
     fn rounded<const D: usize>(x: &Tensor<Flex, D>) -> Tensor<Flex, D> {
         let data = x.to_data();
         tensor(data.iter::<f32>().map(|value| half::bf16::from_f32(value).to_f32()).collect(), x.shape())
@@ -318,6 +326,45 @@ mod tests {
         }
     }
 
+    /// Whole numbers are added up: the same results to the bit, in whatever order.
+    #[test]
+    fn eight_bits_equal_plain_loops() {
+        for [batch, tokens, inner, columns] in [
+            [1, 1, 1, 1],
+            [2, 7, 5, 16],
+            [3, 13, 64, 33],
+            [1, 40, 31, 79],
+            [5, 65, 128, 96],
+            [2, 300, 7, 1],
+            [0, 3, 4, 5],
+        ] {
+            let (x, bias) = (random([batch, tokens, inner]) * 4.0, random([columns]));
+            let values = random([columns, inner]).into_data().to_vec::<f32>().unwrap();
+            let weight = eight_bit::weight(&values, [columns, inner]).unwrap();
+            let residual = random([batch, tokens, columns]);
+            for then in [Then::Nothing, Then::Gelu, Then::Add(residual)] {
+                let product =
+                    eight_bit::product(x.clone(), &eight_bit::parts(&weight).unwrap()) + bias.clone().unsqueeze();
+                let want = plain_linear::and_then(product, then.clone());
+                let Some(found) = linear(&x, &weight, Some(&bias), &then) else { return };
+                assert_eq!(found.into_data(), want.into_data(), "{batch} x {tokens} x {inner} x {columns}");
+            }
+        }
+    }
+
+    /// What 8 bits lose: half a step of rows and of columns, in as many terms as the inner axis has.
+    #[test]
+    fn eight_bits_are_near() {
+        let (x, weight) = (random([1, 50, 256]), random([96, 256]));
+        let values = weight.clone().into_data().to_vec::<f32>().unwrap();
+        let found = eight_bit::weight(&values, [96, 256]).unwrap();
+        let found = eight_bit::product(x.clone(), &eight_bit::parts(&found).unwrap());
+        let want = plain_linear::plain(x, weight.transpose(), None, Then::Nothing);
+        let spread = want.clone().powi_scalar(2).mean().sqrt().into_scalar();
+        let error = (found - want).powi_scalar(2).mean().sqrt().into_scalar();
+        assert!(error < 0.015 * spread && error > 0.002 * spread, "{error} of {spread}");
+    }
+
     #[test]
     fn gated_linear_equals_the_plain_one() {
         for [batch, tokens, inner, hidden] in [[1, 1, 1, 1], [2, 13, 31, 40], [1, 70, 64, 33]] {
@@ -355,6 +402,9 @@ mod tests {
             [1, 600, 33, 2, 40],
             [2, 32, 257, 2, 88],
             [1, 13, 16, 1, 64],
+            // Keys in blocks.
+            [2, 29, 1024, 2, 40],
+            [1, 530, 1300, 1, 8],
         ] {
             let width = heads * head_dim;
             let query = random([batch, queries, width]);
@@ -372,7 +422,7 @@ mod tests {
     }
 
     /// One row, one column, stride 2, no padding, lines that no panel divides, images smaller than a panel, a batch that fills several.
-    const CONVOLUTIONS: [([usize; 3], [usize; 2], [usize; 3]); 11] = [
+    const CONVOLUTIONS: [([usize; 3], [usize; 2], [usize; 3]); 12] = [
         ([1, 1, 1], [1, 1], [1, 1, 0]),
         ([2, 3, 5], [1, 9], [3, 1, 1]),
         ([2, 4, 13], [9, 1], [3, 1, 1]),
@@ -384,6 +434,7 @@ mod tests {
         ([2, 300, 40], [6, 8], [1, 1, 0]),
         ([1, 7, 110], [24, 40], [3, 1, 1]),
         ([1, 3, 8], [17, 96], [5, 1, 2]),
+        ([2, 3, 2], [30, 33], [29, 2, 1]),
     ];
 
     #[test]
@@ -443,11 +494,13 @@ mod tests {
             let part = linear(&x.clone().narrow(1, start, count), &weight, None, &Then::Gelu).unwrap();
             assert_eq!(part.into_data(), whole.clone().narrow(1, start, count).into_data());
         }
-        let whole = attention([&x, &x, &x], 7, None).unwrap();
-        for (start, count) in [(0, 1), (5, 12), (7, 100), (300, 1)] {
-            let query = x.clone().narrow(1, start, count);
-            let part = attention([&query, &x, &x], 7, None).unwrap();
-            assert_eq!(part.into_data(), whole.clone().narrow(1, start, count).into_data());
+        for keys in [x.clone(), random([1, 1200, 77])] {
+            let whole = attention([&x, &keys, &keys], 7, None).unwrap();
+            for (start, count) in [(0, 1), (5, 12), (7, 100), (300, 1)] {
+                let query = x.clone().narrow(1, start, count);
+                let part = attention([&query, &keys, &keys], 7, None).unwrap();
+                assert_eq!(part.into_data(), whole.clone().narrow(1, start, count).into_data());
+            }
         }
     }
 }

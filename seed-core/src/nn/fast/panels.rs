@@ -1,12 +1,15 @@
 //! Matrices as panels of a few columns, in the order in which a tile reads them.
 
+use std::cell::RefCell;
+
 use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
-use multiversion::multiversion;
-use rayon::prelude::*;
 
-use super::tile::{Kernel, Pair, Tile};
+use super::{
+    tile::{Kernel, Pair, Quad},
+    transpose::{Number, transpose},
+};
 
 /// Some neighbouring columns of a matrix.
 pub(super) struct Panel {
@@ -16,22 +19,24 @@ pub(super) struct Panel {
     pub(super) columns: usize,
     /// How many there are with those that fill a tile.
     pub(super) width: usize,
+    kernel: Kernel,
 }
 
 /// The panels that `columns` columns make: full ones, and one of half the width where that is enough for the rest.
 pub(super) fn panels(columns: usize, kernel: Kernel) -> Vec<Panel> {
     let panel = |first: usize| {
         let columns = kernel.columns().min(columns - first);
-        Panel { first, columns, width: kernel.width(columns) }
+        Panel { first, columns, width: kernel.width(columns), kernel }
     };
     (0..columns).step_by(kernel.columns()).map(panel).collect()
 }
 
-/// A matrix `[inner, columns]` in memory, of any strides and floating type.
+/// A matrix `[inner, columns]` in memory, of any strides and type.
 #[derive(Clone, Copy)]
 pub(in crate::nn) struct Matrix<'a> {
     values: Values<'a>,
-    /// Steps from one inner index to the next, and from one column to the next.
+    /// Steps from one inner index to the next, and from one column to the next. Those of a layer's weight are 1 and the inner
+    /// size: files hold it so.
     strides: [usize; 2],
 }
 
@@ -40,6 +45,12 @@ enum Values<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+    I8(&'a [i8]),
+}
+
+thread_local! {
+    /// Half-precision columns of a panel on their way.
+    static CONVERTED: RefCell<Vec<f32>> = RefCell::default();
 }
 
 impl<'a> Matrix<'a> {
@@ -58,6 +69,7 @@ impl<'a> Matrix<'a> {
             DType::F32 => Values::F32(&tensor.storage()[start..]),
             DType::F16 => Values::F16(&tensor.storage()[start..]),
             DType::BF16 => Values::Bf16(&tensor.storage()[start..]),
+            DType::I8 => Values::I8(&tensor.storage()[start..]),
             _ => return None,
         };
         Some(Self { values, strides })
@@ -72,14 +84,41 @@ impl<'a> Matrix<'a> {
     pub(super) fn pack(self, inner: usize, panel: &Panel, packed: &mut Vec<f32>) {
         sized(packed, inner * panel.width);
         match self.values {
+            Values::F32(values) if self.strides[0] == 1 => {
+                transposed(values, self.strides[1], [inner; 2], panel, packed, |at, step| values[at + step]);
+            }
             Values::F32(values) => self.copy(values, panel, packed, |value| value, <[f32]>::copy_from_slice),
             Values::F16(values) => {
-                self.copy(values, panel, packed, f16::to_f32, |to, from| from.convert_to_f32_slice(to));
+                self.convert(values, inner, panel, packed, f16::to_f32, |to, from| from.convert_to_f32_slice(to));
             }
             Values::Bf16(values) => {
-                self.copy(values, panel, packed, bf16::to_f32, |to, from| from.convert_to_f32_slice(to));
+                self.convert(values, inner, panel, packed, bf16::to_f32, |to, from| from.convert_to_f32_slice(to));
             }
+            Values::I8(_) => unreachable!("8 bits are packed in quads"),
         }
+    }
+
+    fn convert<T: Copy>(
+        self,
+        values: &[T],
+        inner: usize,
+        panel: &Panel,
+        packed: &mut [f32],
+        one: impl Fn(T) -> f32,
+        slice: impl Fn(&mut [f32], &[T]),
+    ) {
+        let [by_inner, by_column] = self.strides;
+        if by_inner != 1 {
+            return self.copy(values, panel, packed, one, slice);
+        }
+        CONVERTED.with_borrow_mut(|columns| {
+            sized(columns, panel.columns * inner);
+            for (i, to) in columns.chunks_exact_mut(inner.max(1)).enumerate() {
+                slice(to, &values[(panel.first + i) * by_column..][..inner]);
+            }
+            let panel = Panel { first: 0, ..*panel };
+            transposed(columns, inner, [inner; 2], &panel, packed, |at, step| columns[at + step]);
+        });
     }
 
     #[inline]
@@ -103,127 +142,80 @@ impl<'a> Matrix<'a> {
             }
         }
     }
+
+    /// [`pack`](Self::pack) in pairs; where the last has no second value that is 0.
+    ///
+    /// Panics unless the values are bfloat16.
+    pub(super) fn pack_pairs(self, inner: usize, panel: &Panel, packed: &mut Vec<Pair>) {
+        let Values::Bf16(values) = self.values else { unreachable!("only bfloat16 is packed in pairs") };
+        self.pack_words(values, inner, panel, packed, |pair: [Option<bf16>; 2]| {
+            pair.map(|value| value.unwrap_or_default().to_bits())
+        });
+    }
+
+    /// [`pack`](Self::pack) in quads; where the last has less values the others are 0.
+    ///
+    /// Panics unless the values are of 8 bits.
+    pub(super) fn pack_quads(self, inner: usize, panel: &Panel, packed: &mut Vec<Quad>) {
+        let Values::I8(values) = self.values else { unreachable!("only 8 bits are packed in quads") };
+        self.pack_words(values, inner, panel, packed, |quad: [Option<i8>; 4]| {
+            quad.map(|value| value.unwrap_or_default().cast_unsigned())
+        });
+    }
+
+    fn pack_words<T: Number, W: Number + Default, const N: usize>(
+        self,
+        values: &[T],
+        inner: usize,
+        panel: &Panel,
+        packed: &mut Vec<W>,
+        word: impl Fn([Option<T>; N]) -> W,
+    ) {
+        let [by_inner, by_column] = self.strides;
+        let steps = [inner / N, inner.div_ceil(N)];
+        sized(packed, steps[1] * panel.width);
+        // The values from `k` on of a column that starts at `start`.
+        let values_at = |start: usize, k: usize| {
+            std::array::from_fn(|i| (k + i < inner).then(|| values[start + (k + i) * by_inner]))
+        };
+        if by_inner == 1 {
+            let word = |start: usize, step: usize| word(values_at(start, N * step));
+            return transposed(values, by_column, steps, panel, packed, word);
+        }
+        for (step, row) in packed.chunks_exact_mut(panel.width).enumerate() {
+            for (column, to) in row[..panel.columns].iter_mut().enumerate() {
+                *to = word(values_at((panel.first + column) * by_column, N * step));
+            }
+        }
+    }
+}
+
+/// Columns that lie one after the other, `by_column` apart, as `[steps, width]`. The first of the two numbers of steps is of
+/// those that are whole; the rest is what `word` makes of the place of a column's first value and the step.
+fn transposed<T: Number, W: Number>(
+    values: &[T],
+    by_column: usize,
+    [whole, steps]: [usize; 2],
+    panel: &Panel,
+    packed: &mut [W],
+    word: impl Fn(usize, usize) -> W,
+) {
+    let lanes = panel.kernel.columns() / 2;
+    for first in (0..panel.columns).step_by(lanes) {
+        let columns = lanes.min(panel.columns - first);
+        let start = (panel.first + first) * by_column;
+        let done = match columns == lanes {
+            true => transpose(panel.kernel, &values[start..], by_column, packed, (whole, panel.width, first)),
+            false => 0,
+        };
+        for step in done..steps {
+            let row = &mut packed[step * panel.width + first..][..columns];
+            row.iter_mut().enumerate().for_each(|(column, to)| *to = word(start + column * by_column, step));
+        }
+    }
 }
 
 /// Makes room for `len` values.
 fn sized<T: Copy + Default>(packed: &mut Vec<T>, len: usize) {
-    if packed.len() != len {
-        packed.clear();
-        packed.resize(len, T::default());
-    }
-}
-
-/// What the values of a product are while they are multiplied; sums are float32.
-pub(super) trait Format: Copy + Send + Sync {
-    /// One step of the inner axis.
-    type Step: Copy + Default + Send + Sync;
-
-    /// Steps that an inner axis has.
-    fn steps(inner: usize) -> usize;
-
-    /// Writes the columns of a panel as `[steps, width]`; what is beyond them does not matter.
-    fn pack(matrix: Matrix<'_>, inner: usize, panel: &Panel, packed: &mut Vec<Self::Step>);
-
-    /// As [`Kernel::tile`].
-    fn tile(
-        kernel: Kernel,
-        a: &[Self::Step],
-        stride: usize,
-        rows: usize,
-        panel: (&[Self::Step], usize),
-        out: &mut Tile,
-    );
-}
-
-/// float32.
-#[derive(Clone, Copy)]
-pub(super) struct Single;
-
-impl Format for Single {
-    type Step = f32;
-
-    fn steps(inner: usize) -> usize {
-        inner
-    }
-
-    fn pack(matrix: Matrix<'_>, inner: usize, panel: &Panel, packed: &mut Vec<f32>) {
-        matrix.pack(inner, panel, packed);
-    }
-
-    fn tile(kernel: Kernel, a: &[f32], stride: usize, rows: usize, (panel, width): (&[f32], usize), out: &mut Tile) {
-        kernel.tile(a, stride, rows, panel, width, out);
-    }
-}
-
-/// bfloat16, two steps in one.
-#[derive(Clone, Copy)]
-pub(super) struct Paired;
-
-impl Paired {
-    /// Rows `[.., inner]` rounded to bfloat16, the nearest and the even one of two. A last value without another is paired
-    /// with 0.
-    pub(super) fn round(x: &[f32], inner: usize) -> Vec<Pair> {
-        let mut out = vec![0; x.len() / inner.max(1) * Self::steps(inner)];
-        if !out.is_empty() {
-            let rows = (AT_ONCE / inner).max(1);
-            let chunks = out.par_chunks_mut(rows * Self::steps(inner)).zip(x.par_chunks(rows * inner));
-            chunks.for_each(|(out, x)| round_rows(x, inner, out));
-        }
-        out
-    }
-}
-
-/// Values that a task rounds.
-const AT_ONCE: usize = 16 * 1024;
-
-#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma"))]
-fn round_rows(x: &[f32], inner: usize, out: &mut [Pair]) {
-    let bits = |value: f32| {
-        let bits = value.to_bits();
-        // A NaN stays one; of all else half a unit less than the next value of the upper half is added.
-        if value.is_nan() { bits >> 16 | 0x40 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16 }
-    };
-    for (out, x) in out.chunks_exact_mut(Paired::steps(inner)).zip(x.chunks_exact(inner)) {
-        let (pairs, rest) = x.as_chunks::<2>();
-        for (out, &[first, second]) in out.iter_mut().zip(pairs) {
-            *out = bits(first) | bits(second) << 16;
-        }
-        if let (Some(out), [last]) = (out.last_mut(), rest) {
-            *out = bits(*last);
-        }
-    }
-}
-
-impl Format for Paired {
-    type Step = Pair;
-
-    fn steps(inner: usize) -> usize {
-        inner.div_ceil(2)
-    }
-
-    fn pack(matrix: Matrix<'_>, inner: usize, panel: &Panel, packed: &mut Vec<Pair>) {
-        sized(packed, Self::steps(inner) * panel.width);
-        let Values::Bf16(values) = matrix.values else { unreachable!("only bfloat16 is packed in pairs") };
-        let [by_inner, by_column] = matrix.strides;
-        let pair = |first: bf16, second: bf16| Pair::from(first.to_bits()) | Pair::from(second.to_bits()) << 16;
-        for (step, row) in packed.chunks_exact_mut(panel.width).enumerate() {
-            let row = &mut row[..panel.columns];
-            let start = 2 * step * by_inner + panel.first * by_column;
-            let is_last = 2 * step + 1 == inner;
-            if by_column == 1 && !is_last {
-                let lines = [start, start + by_inner].map(|start| &values[start..start + panel.columns]);
-                let lines = lines[0].iter().zip(lines[1]);
-                row.iter_mut().zip(lines).for_each(|(to, (&first, &second))| *to = pair(first, second));
-                continue;
-            }
-            for (column, to) in row.iter_mut().enumerate() {
-                let first = start + column * by_column;
-                *to = pair(values[first], if is_last { bf16::ZERO } else { values[first + by_inner] });
-            }
-        }
-    }
-
-    fn tile(kernel: Kernel, a: &[Pair], stride: usize, rows: usize, (panel, width): (&[Pair], usize), out: &mut Tile) {
-        kernel.tile_of_pairs(a, stride, rows, panel, width, out);
-    }
+    packed.resize(len, T::default());
 }

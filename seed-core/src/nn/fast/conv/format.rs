@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{
-    super::tile::{self, Kernel, Pair, Tile},
+    super::tile::{Begin, COLUMNS, Kernel, Pair, Tile},
     Weight,
     patches::Patches,
 };
@@ -124,20 +124,17 @@ impl Format for Paired {
         scratch: &'a mut Vec<Pair>,
     ) -> (&'a [Pair], usize) {
         let Weight::Bf16(weight) = weight else { unreachable!("only bfloat16 is multiplied in pairs") };
-        if inner.is_multiple_of(2)
-            && total.is_multiple_of(2)
-            && let Some(pairs) = tile::pairs(&weight[start..start + (count - 1) * total + inner])
-        {
-            return (pairs, total / 2);
+        if inner.is_multiple_of(2) && total.is_multiple_of(2) {
+            let values: &[u16] = weight[start..start + (count - 1) * total + inner].reinterpret_cast();
+            return (values.as_chunks().0, total / 2);
         }
         let steps = inner.div_ceil(2);
-        scratch.resize(count * steps, 0);
+        scratch.resize(count * steps, Pair::default());
         for (row, to) in scratch.chunks_exact_mut(steps).enumerate() {
             let values = weight[start + row * total..][..inner].chunks(2);
-            for (to, values) in to.iter_mut().zip(values) {
-                let bits = |i: usize| values.get(i).map_or(0, |value| Pair::from(value.to_bits()));
-                *to = bits(0) | bits(1) << 16;
-            }
+            to.iter_mut().zip(values).for_each(|(to, values)| {
+                *to = std::array::from_fn(|i| values.get(i).map_or(0, |value| value.to_bits()));
+            });
         }
         (scratch, steps)
     }
@@ -159,7 +156,7 @@ impl Format for Paired {
         (panel, width): (&[Pair], usize),
         out: &mut Tile,
     ) {
-        kernel.tile_of_pairs(a, stride, rows, panel, width, out);
+        kernel.tile_of_pairs(Begin::Row(&[0.0; COLUMNS]), a, stride, rows, (panel, width), out);
     }
 
     fn with_scratch(work: impl FnOnce(&mut Scratch<u16, Pair>)) {
@@ -174,7 +171,7 @@ fn interleave(lines: &[u16], width: usize, out: &mut [Pair]) {
     for (out, lines) in out.chunks_exact_mut(width).zip(lines.chunks_exact(2 * width)) {
         let (first, second) = lines.split_at(width);
         let values = first.iter().zip(second);
-        out.iter_mut().zip(values).for_each(|(out, (&a, &b))| *out = Pair::from(a) | Pair::from(b) << 16);
+        out.iter_mut().zip(values).for_each(|(out, (&a, &b))| *out = [a, b]);
     }
 }
 
