@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Sampling steps of the decoder, which decodes one image with guidance
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::options::positive)]
     steps: usize,
+    /// Height and width of the decoder's image in pixels [default: 768]
+    #[arg(long, value_name = "PIXELS", value_parser = crate::options::positive)]
+    size: Option<usize>,
     /// Device to compute on: cpu, cuda or wgpu, with a number if there are several (wgpu:1)
     #[arg(long, default_value_t)]
     device: Device,

@@ -15,7 +15,7 @@ use burn::tensor::{
     ops::{InterpolateMode, InterpolateOptions},
 };
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm, silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, conv2d_add, group_norm_silu};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {
@@ -72,16 +72,20 @@ impl<B: SeedBackend> ResnetBlock<B> {
     /// `x` `[batch, in_channels, height, width]` and, in the UNet, the activated time embedding `[batch, time_dim]` ->
     /// `[batch, out_channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
-        let mut hidden = conv2d(&self.conv1, silu(group_norm(&self.norm1, x.clone())));
-        if let (Some(project), Some(time)) = (&self.time_emb_proj, time) {
-            let [batch, channels, _, _] = hidden.dims();
-            hidden = hidden + project.forward(time.clone()).reshape([batch, channels, 1, 1]);
-        }
-        let hidden = conv2d(&self.conv2, silu(group_norm(&self.norm2, hidden)));
-        match &self.conv_shortcut {
-            Some(shortcut) => conv2d(shortcut, x) + hidden,
-            None => x + hidden,
-        }
+        let hidden = group_norm_silu(&self.norm1, x.clone());
+        let hidden = match (&self.time_emb_proj, time) {
+            (Some(project), Some(time)) => {
+                let time = project.forward(time.clone()).unsqueeze_dims(&[2, 3]); // [batch, out_channels, 1, 1]
+                conv2d_add(&self.conv1, hidden, time)
+            }
+            _ => conv2d(&self.conv1, hidden),
+        };
+        let hidden = group_norm_silu(&self.norm2, hidden);
+        let shortcut = match &self.conv_shortcut {
+            Some(shortcut) => conv2d(shortcut, x),
+            None => x,
+        };
+        conv2d_add(&self.conv2, hidden, shortcut)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{conv_3x3, norm_layer, sinusoidal_embedding};
 use super::unet_blocks::{DownBlock, LevelSizes, MidBlock, UpBlock, UpChannels};
-use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm, silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm_silu, silu};
 
 /// Sizes of a [`UNet`], named as in diffusers' `unet/config.json`. `serde_json` writes a file that diffusers reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -287,7 +287,7 @@ impl<B: SeedBackend> UNet<B> {
         for block in &self.up_blocks {
             x = block.forward(x, &time, &context, &mut skips);
         }
-        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
     }
 }
 

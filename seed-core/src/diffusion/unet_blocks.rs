@@ -13,7 +13,9 @@ use burn::nn::{
 use burn::tensor::{Tensor, backend::Backend};
 
 use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, norm_layer};
-use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, conv2d, gelu, group_norm};
+use crate::nn::{
+    LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, conv2d, conv2d_add, group_norm, transpose,
+};
 
 /// Epsilon of the group normalization before a transformer, whatever `norm_eps` says.
 const TRANSFORMER_EPS: f64 = 1e-6;
@@ -225,24 +227,23 @@ impl<B: SeedBackend> Transformer2d<B> {
         for block in &self.transformer_blocks {
             tokens = block.forward(tokens, context);
         }
-        let out = match &self.proj_out {
-            Projection::Conv(conv) => conv2d(conv, tokens_to_map(tokens, [height, width])),
-            Projection::Linear(linear) => tokens_to_map(linear.forward(tokens), [height, width]),
-        }; // [batch, channels, height, width]
-        out + x
+        match &self.proj_out {
+            Projection::Conv(conv) => conv2d_add(conv, tokens_to_map(tokens, [height, width]), x),
+            Projection::Linear(linear) => tokens_to_map(linear.forward(tokens), [height, width]) + x,
+        } // [batch, channels, height, width]
     }
 }
 
 /// `[batch, channels, height, width]` -> `[batch, height * width, channels]`.
-pub(super) fn map_to_tokens<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+pub(super) fn map_to_tokens<B: SeedBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     let [batch, channels, height, width] = x.dims();
-    x.reshape([batch, channels, height * width]).swap_dims(1, 2)
+    transpose(x.reshape([batch, channels, height * width]))
 }
 
 /// `[batch, height * width, channels]` -> `[batch, channels, height, width]`.
-pub(super) fn tokens_to_map<B: Backend>(x: Tensor<B, 3>, size: [usize; 2]) -> Tensor<B, 4> {
+pub(super) fn tokens_to_map<B: SeedBackend>(x: Tensor<B, 3>, size: [usize; 2]) -> Tensor<B, 4> {
     let [batch, _, channels] = x.dims();
-    x.swap_dims(1, 2).reshape([batch, channels, size[0], size[1]])
+    transpose(x).reshape([batch, channels, size[0], size[1]])
 }
 
 /// Self-attention, cross-attention and feed-forward, each after a layer normalization.
@@ -272,9 +273,9 @@ impl<B: SeedBackend> TransformerBlock<B> {
     /// `x` `[batch, tokens, width]`, `context` `[batch, words, context_dim]` -> the shape of `x`.
     pub fn forward(&self, x: Tensor<B, 3>, context: &Tensor<B, 3>) -> Tensor<B, 3> {
         let normed = self.norm1.forward(x.clone());
-        let x = self.attn1.forward(normed.clone(), normed) + x;
-        let x = self.attn2.forward(self.norm2.forward(x.clone()), context.clone()) + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        let x = self.attn1.forward(normed.clone(), normed, x);
+        let x = self.attn2.forward(self.norm2.forward(x.clone()), context.clone(), x);
+        self.ff.forward(self.norm3.forward(x.clone()), x)
     }
 }
 
@@ -299,11 +300,11 @@ impl<B: SeedBackend> Attention<B> {
         }
     }
 
-    /// `x` `[batch, tokens, width]`, `context` `[batch, words, context_dim]` -> the shape of `x`.
-    pub fn forward(&self, x: Tensor<B, 3>, context: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// `x` `[batch, tokens, width]`, `context` `[batch, words, context_dim]` -> the shape of `x`, plus `residual`.
+    pub fn forward(&self, x: Tensor<B, 3>, context: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         let query = self.to_q.forward(x);
         let (key, value) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
-        self.to_out[0].forward(attention(query, key, value, self.heads, None))
+        self.to_out[0].forward_add(attention(query, key, value, self.heads, None), residual)
     }
 }
 
@@ -320,9 +321,9 @@ impl<B: SeedBackend> FeedForward<B> {
         Self { net: (gated, DropoutConfig::new(0.0).init(), LinearConfig::new(hidden, width).init(device)) }
     }
 
-    /// Keeps the shape `[batch, tokens, width]`.
-    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.net.2.forward(self.net.0.forward(x))
+    /// `x` `[batch, tokens, width]` -> the same shape, plus `residual`.
+    pub fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.net.2.forward_add(self.net.0.forward(x), residual)
     }
 }
 
@@ -335,11 +336,6 @@ pub struct GatedGelu<B: Backend> {
 impl<B: SeedBackend> GatedGelu<B> {
     /// `[batch, tokens, width]` -> `[batch, tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [batch, tokens, _] = x.dims();
-        let both = self.proj.forward(x); // [batch, tokens, 2 * hidden]
-        let hidden = both.dims()[2] / 2;
-        let value = both.clone().slice([0..batch, 0..tokens, 0..hidden]);
-        let gate = both.slice([0..batch, 0..tokens, hidden..2 * hidden]);
-        value * gelu(gate)
+        self.proj.forward_gated(x)
     }
 }

@@ -13,7 +13,7 @@ use super::blocks::{
 };
 use super::unet_blocks::{map_to_tokens, tokens_to_map};
 use crate::checkpoint::{KeyTable, Weights};
-use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, group_norm, silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, attention, conv2d, group_norm, group_norm_silu};
 
 /// Module paths are checkpoint keys.
 pub const KEYS: KeyTable = KeyTable::EXACT;
@@ -254,7 +254,7 @@ impl<B: SeedBackend> Encoder<B> {
             x = block.downsamplers.iter().fold(x, |x, downsample| downsample.forward(x));
         }
         x = self.mid_block.forward(x);
-        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
     }
 }
 
@@ -277,7 +277,7 @@ impl<B: SeedBackend> Decoder<B> {
             let [_, _, height, width] = x.dims();
             x = block.upsamplers.iter().fold(x, |x, upsample| upsample.forward(x, [2 * height, 2 * width]));
         }
-        conv2d(&self.conv_out, silu(group_norm(&self.conv_norm_out, x)))
+        conv2d(&self.conv_out, group_norm_silu(&self.conv_norm_out, x))
     }
 }
 

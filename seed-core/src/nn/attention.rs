@@ -1,6 +1,6 @@
 //! Scaled dot-product attention, as every model here uses it.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::{SeedBackend, merge_heads, softmax, split_heads};
 
@@ -55,6 +55,26 @@ pub(super) fn plain<B: SeedBackend>(
     let scale = scale(&query, heads);
     let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads));
     merge_heads(sliced(query, key, value, scale, mask, SCORES_AT_ONCE))
+}
+
+/// [`SeedBackend::fused_attention_backward`] in plain tensor operations.
+pub(super) fn plain_backward<B: SeedBackend>(
+    [query, key, value]: [Tensor<B, 3>; 3],
+    grad: Tensor<B, 3>,
+    heads: usize,
+    mask: Option<Tensor<B, 2>>,
+) -> [Tensor<B, 3>; 3] {
+    let scale = scale(&query, heads);
+    let [query, key, value, grad] = [query * scale, key, value, grad].map(|part| split_heads(part, heads));
+    let scores = query.clone().matmul(key.clone().swap_dims(2, 3)); // [batch, heads, queries, tokens]
+    let weights = softmax(mask.into_iter().fold(scores, |scores, mask| scores + mask.unsqueeze::<4>()));
+    let to_value = weights.clone().swap_dims(2, 3).matmul(grad.clone());
+    let to_weights = grad.matmul(value.swap_dims(2, 3));
+    let [weights, to_weights] = [weights, to_weights].map(|x| x.into_primitive().tensor());
+    let slopes = B::fused_softmax_backward(weights, to_weights);
+    let slopes = Tensor::<B, 4>::from_primitive(TensorPrimitive::Float(slopes));
+    let to_key = slopes.clone().swap_dims(2, 3).matmul(query);
+    [slopes.matmul(key) * scale, to_key, to_value].map(merge_heads)
 }
 
 /// Attends `query` `[batch, heads, queries, head_dim]` to `key` and `value` `[batch, heads, tokens, head_dim]`.

@@ -15,11 +15,13 @@ use burn_flex::Flex;
 use super::{
     Then, attention, conv, eight_bit, fast,
     group_norm::{self, Groups},
-    kernels, layer_norm, linear,
+    kernels, layer_norm, linear, transpose,
 };
 
 #[cfg(feature = "train")]
 mod autodiff;
+#[cfg(feature = "train")]
+mod layers;
 #[cfg(all(test, feature = "train"))]
 mod tests;
 
@@ -88,6 +90,18 @@ pub trait SeedBackend: Backend {
         Self::conv2d(x, weight, bias, options)
     }
 
+    /// Two-dimensional convolution plus what is added to its maps: `added` is `[batch, out, 1, 1]` or as large as the maps. The
+    /// weight may be of another type than `x` and the result.
+    fn fused_conv2d_add(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: ConvOptions<2>,
+        added: Option<Tensor<Self, 4>>,
+    ) -> Tensor<Self, 4> {
+        conv::plain(x, weight, bias, options, added)
+    }
+
     /// Gradient of [`fused_conv2d`](Self::fused_conv2d) with respect to `x`.
     fn fused_conv2d_input_gradient(
         x: FloatTensor<Self>,
@@ -118,6 +132,16 @@ pub trait SeedBackend: Backend {
         group_norm::plain::<Self>(x, scale, shift, groups)
     }
 
+    /// SiLU of [`fused_group_norm`](Self::fused_group_norm).
+    fn fused_group_norm_silu(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: Groups,
+    ) -> FloatTensor<Self> {
+        Self::fused_silu(Self::fused_group_norm(x, scale, shift, groups))
+    }
+
     /// Gradients of [`fused_group_norm`](Self::fused_group_norm).
     fn fused_group_norm_backward(
         x: FloatTensor<Self>,
@@ -138,6 +162,17 @@ pub trait SeedBackend: Backend {
         layer_norm::plain(x, gamma, beta, epsilon)
     }
 
+    /// Gradients of input, scale and shift of [`fused_layer_norm`](Self::fused_layer_norm) of `[rows, width]`, from the gradient of
+    /// its output.
+    fn fused_layer_norm_backward(
+        x: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        grad: Tensor<Self, 2>,
+        epsilon: f64,
+    ) -> (Tensor<Self, 2>, [Tensor<Self, 1>; 2]) {
+        layer_norm::plain_backward(x, gamma, grad, epsilon)
+    }
+
     /// `x W + b` and what follows; the weight `[input, output]` may be of another type than `x` `[.., input]` and the result.
     fn fused_linear<const D: usize>(
         x: Tensor<Self, D>,
@@ -146,6 +181,21 @@ pub trait SeedBackend: Backend {
         then: Then<Tensor<Self, D>>,
     ) -> Tensor<Self, D> {
         linear::plain(x, weight, bias, then)
+    }
+
+    /// `x` times the first half of the weight's columns, gated by the GELU of `x` times the second; the weight `[input, 2 * hidden]`
+    /// may be of another type than `x` `[.., input]` and the result `[.., hidden]`.
+    fn fused_gated_linear<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        linear::plain_gated(x, weight, bias)
+    }
+
+    /// Exchanges the last two axes of `[batch, rows, columns]`, and moves the values so that they lie in order.
+    fn fused_transpose(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_swap_dims(x, 1, 2)
     }
 
     /// Softmax attention of `query` `[batch, queries, width]` to `key` and `value` `[batch, tokens, width]`, each of `heads`
@@ -158,6 +208,16 @@ pub trait SeedBackend: Backend {
         mask: Option<Tensor<Self, 2>>,
     ) -> Tensor<Self, 3> {
         attention::plain(query, key, value, heads, mask)
+    }
+
+    /// Gradients of query, key and value of [`fused_attention`](Self::fused_attention), from the gradient of its output.
+    fn fused_attention_backward(
+        parts: [Tensor<Self, 3>; 3],
+        grad: Tensor<Self, 3>,
+        heads: usize,
+        mask: Option<Tensor<Self, 2>>,
+    ) -> [Tensor<Self, 3>; 3] {
+        attention::plain_backward(parts, grad, heads, mask)
     }
 
     /// `[batch, tokens, heads * head_dim]` -> `[batch, heads, tokens, head_dim]`.
@@ -254,6 +314,17 @@ impl SeedBackend for Flex {
         conv::forward(x, weight, bias, options)
     }
 
+    fn fused_conv2d_add(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: ConvOptions<2>,
+        added: Option<Tensor<Self, 4>>,
+    ) -> Tensor<Self, 4> {
+        let done = conv::fused(&x, &weight, bias.as_ref(), &options, added.as_ref());
+        done.unwrap_or_else(|| conv::plain(x, weight, bias, options, added))
+    }
+
     fn fused_conv2d_input_gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -278,7 +349,16 @@ impl SeedBackend for Flex {
         shift: FloatTensor<Self>,
         groups: Groups,
     ) -> FloatTensor<Self> {
-        group_norm::forward(x, scale, shift, groups)
+        group_norm::forward(x, scale, shift, groups, false)
+    }
+
+    fn fused_group_norm_silu(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        groups: Groups,
+    ) -> FloatTensor<Self> {
+        group_norm::forward(x, scale, shift, groups, true)
     }
 
     fn fused_group_norm_backward(
@@ -307,6 +387,19 @@ impl SeedBackend for Flex {
         })
     }
 
+    fn fused_gated_linear<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        let done = fast::gated_linear(&x, &weight, bias.as_ref());
+        done.unwrap_or_else(|| linear::plain_gated(x, weight, bias))
+    }
+
+    fn fused_transpose(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        transpose::transpose(x)
+    }
+
     fn fused_attention(
         query: Tensor<Self, 3>,
         key: Tensor<Self, 3>,
@@ -316,6 +409,26 @@ impl SeedBackend for Flex {
     ) -> Tensor<Self, 3> {
         let done = fast::attention([&query, &key, &value], heads, mask.as_ref());
         done.unwrap_or_else(|| attention::plain(query, key, value, heads, mask))
+    }
+
+    fn fused_attention_backward(
+        parts: [Tensor<Self, 3>; 3],
+        grad: Tensor<Self, 3>,
+        heads: usize,
+        mask: Option<Tensor<Self, 2>>,
+    ) -> [Tensor<Self, 3>; 3] {
+        let done = fast::attention_backward(&parts, &grad, heads, mask.as_ref());
+        done.unwrap_or_else(|| attention::plain_backward(parts, grad, heads, mask))
+    }
+
+    fn fused_layer_norm_backward(
+        x: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        grad: Tensor<Self, 2>,
+        epsilon: f64,
+    ) -> (Tensor<Self, 2>, [Tensor<Self, 1>; 2]) {
+        let done = fast::layer_norm_backward(&x, &gamma, &grad, epsilon);
+        done.unwrap_or_else(|| layer_norm::plain_backward(x, gamma, grad, epsilon))
     }
 
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

@@ -12,9 +12,13 @@
 
 use burn::tensor::{DType, Shape, TensorMetadata, backend::Backend, ops::FloatTensor};
 use burn_flex::FlexTensor;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::kernels::from_vec;
+use super::{
+    SeedBackend,
+    kernels::{exp, from_vec},
+};
 
 /// Number of groups and epsilon.
 #[derive(Clone, Copy, Debug)]
@@ -85,16 +89,18 @@ fn covered(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32 && tensor.layout().num_elements() > 0)
 }
 
-/// [`plain`] on Flex.
-pub(super) fn forward(x: FlexTensor, scale: FlexTensor, shift: FlexTensor, groups: Groups) -> FlexTensor {
+/// [`plain`] on Flex, with SiLU of the result where it is asked for.
+pub(super) fn forward(x: FlexTensor, scale: FlexTensor, shift: FlexTensor, groups: Groups, silu: bool) -> FlexTensor {
     if !covered(&[&x, &scale, &shift]) {
-        return plain::<burn_flex::Flex>(x, scale, shift, groups);
+        let normed = plain::<burn_flex::Flex>(x, scale, shift, groups);
+        return if silu { burn_flex::Flex::fused_silu(normed) } else { normed };
     }
     let shape = x.layout().shape().clone();
     let [_, channels, height, width] = shape.dims();
     let (x, scale, shift) = (x.to_contiguous(), scale.to_contiguous(), shift.to_contiguous());
     let (input, scale, shift) = (x.storage::<f32>(), scale.storage::<f32>(), shift.storage::<f32>());
     let (area, members) = (height * width, channels / groups.count);
+    let line = if silu { line_silu } else { line };
     let mut output = vec![0.0; input.len()];
     let rows = output.par_chunks_mut(members * area).zip(input.par_chunks(members * area));
     rows.enumerate().for_each(|(row, (output, input))| {
@@ -102,11 +108,25 @@ pub(super) fn forward(x: FlexTensor, scale: FlexTensor, shift: FlexTensor, group
         let first = row % groups.count * members;
         for (i, (output, input)) in output.chunks_exact_mut(area).zip(input.chunks_exact(area)).enumerate() {
             let factor = inverse * scale[first + i];
-            let offset = shift[first + i] - mean * factor;
-            output.iter_mut().zip(input).for_each(|(y, &x)| *y = x * factor + offset);
+            line(input, factor, shift[first + i] - mean * factor, output);
         }
     });
     from_vec(output, shape)
+}
+
+/// `x * factor + offset`
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn line(x: &[f32], factor: f32, offset: f32, out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(y, &x)| *y = x * factor + offset);
+}
+
+/// SiLU of `x * factor + offset`.
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn line_silu(x: &[f32], factor: f32, offset: f32, out: &mut [f32]) {
+    for (y, &x) in out.iter_mut().zip(x) {
+        let normed = x * factor + offset;
+        *y = normed / (1.0 + exp(-normed));
+    }
 }
 
 /// [`plain_backward`] on Flex.
@@ -130,20 +150,15 @@ pub(super) fn backward(x: FlexTensor, scale: FlexTensor, grad: FlexTensor, group
         let scale = &scale[index % groups.count * members..][..members];
         let (mut slope_mean, mut along) = (0.0, 0.0);
         for (i, sums) in sums.iter_mut().enumerate() {
-            let (input, grad) = (&input[i * area..][..area], &grad[i * area..][..area]);
-            let total = sum(grad.iter().copied());
-            let product = sum(grad.iter().zip(input).map(|(&g, &x)| g * ((x - mean) * inverse)));
-            *sums = [total, product];
-            slope_mean += total * scale[i];
-            along += product * scale[i];
+            let range = i * area..(i + 1) * area;
+            *sums = products(&input[range.clone()], &grad[range], [mean, inverse]);
+            slope_mean += sums[0] * scale[i];
+            along += sums[1] * scale[i];
         }
         let (slope_mean, along) = (slope_mean / row as f32, along / row as f32);
         for (i, output) in output.chunks_exact_mut(area).enumerate() {
-            let values = output.iter_mut().zip(&input[i * area..]).zip(&grad[i * area..]);
-            values.for_each(|((out, &x), &g)| {
-                let normal = (x - mean) * inverse;
-                *out = (g * scale[i] - slope_mean - normal * along) * inverse;
-            });
+            let range = i * area..(i + 1) * area;
+            slopes(&input[range.clone()], &grad[range], [mean, inverse, scale[i], slope_mean, along], output);
         }
     });
     let total = |kind: usize| {
@@ -153,18 +168,67 @@ pub(super) fn backward(x: FlexTensor, scale: FlexTensor, grad: FlexTensor, group
     [from_vec(output, shape), total(1), total(0)]
 }
 
-/// Mean and inverse standard deviation.
-fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
-    let mean = sum(values.iter().copied()) / values.len() as f32;
-    let variance = sum(values.iter().map(|x| (x - mean) * (x - mean))) / values.len() as f32;
-    (mean, 1.0 / (variance + epsilon as f32).sqrt())
+/// Sums of the gradient, and of the gradient times the normal.
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn products(x: &[f32], grad: &[f32], [mean, inverse]: [f32; 2]) -> [f32; 2] {
+    let mut parts = [[0.0f32; PARTS]; 2];
+    for (x, grad) in x.chunks(PARTS).zip(grad.chunks(PARTS)) {
+        for (i, (x, grad)) in x.iter().zip(grad).enumerate() {
+            parts[0][i] += grad;
+            parts[1][i] += grad * ((x - mean) * inverse);
+        }
+    }
+    parts.map(|parts| parts.iter().sum())
 }
 
-/// A sum in sixteen parts, which vectorises and rounds less than one chain; its order depends on the length alone.
-fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut parts = [0.0f32; 16];
-    for (i, value) in values.enumerate() {
-        parts[i % 16] += value;
+/// The gradient of the input.
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn slopes(x: &[f32], grad: &[f32], [mean, inverse, scale, slope_mean, along]: [f32; 5], out: &mut [f32]) {
+    for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
+        let normal = (x - mean) * inverse;
+        *out = (grad * scale - slope_mean - normal * along) * inverse;
     }
-    parts.iter().sum()
+}
+
+/// Mean and inverse standard deviation.
+fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
+    let mean = sum(values) / values.len() as f64;
+    let variance = sum_of_squares(values, mean as f32) / values.len() as f64;
+    (mean as f32, (1.0 / (variance + epsilon).sqrt()) as f32)
+}
+
+/// Partial sums, which vectorise and round less than one chain; the order of a sum depends on the length alone.
+const PARTS: usize = 16;
+/// Values that are summed in float32.
+const AT_ONCE: usize = 4096;
+
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn sum(values: &[f32]) -> f64 {
+    let mut total = 0.0;
+    for values in values.chunks(AT_ONCE) {
+        let (chunks, rest) = values.as_chunks::<PARTS>();
+        let mut parts = [0.0; PARTS];
+        for chunk in chunks {
+            parts.iter_mut().zip(chunk).for_each(|(part, value)| *part += value);
+        }
+        parts.iter_mut().zip(rest).for_each(|(part, value)| *part += value);
+        total += f64::from(parts.iter().sum::<f32>());
+    }
+    total
+}
+
+/// Sum of `(x - mean)^2`.
+#[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn sum_of_squares(values: &[f32], mean: f32) -> f64 {
+    let mut total = 0.0;
+    for values in values.chunks(AT_ONCE) {
+        let (chunks, rest) = values.as_chunks::<PARTS>();
+        let mut parts = [0.0; PARTS];
+        for chunk in chunks {
+            parts.iter_mut().zip(chunk).for_each(|(part, value)| *part += (value - mean) * (value - mean));
+        }
+        parts.iter_mut().zip(rest).for_each(|(part, value)| *part += (value - mean) * (value - mean));
+        total += f64::from(parts.iter().sum::<f32>());
+    }
+    total
 }

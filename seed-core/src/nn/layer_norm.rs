@@ -65,3 +65,21 @@ pub(super) fn plain<B: SeedBackend, const D: usize>(
     let x = x.into_primitive().tensor();
     Tensor::from_primitive(TensorPrimitive::Float(B::layer_norm(x, gamma, Some(beta), epsilon)))
 }
+
+/// [`SeedBackend::fused_layer_norm_backward`] in plain tensor operations: with `n = (x - mean) / deviation` and
+/// `g = grad * gamma`, `(g - mean(g) - n * mean(g * n)) / deviation`, and the sums of `grad * n` and `grad`.
+pub(super) fn plain_backward<B: SeedBackend>(
+    x: Tensor<B, 2>,
+    gamma: Tensor<B, 1>,
+    grad: Tensor<B, 2>,
+    epsilon: f64,
+) -> (Tensor<B, 2>, [Tensor<B, 1>; 2]) {
+    let centred = x.clone() - x.mean_dim(1);
+    let deviation = (centred.clone().square().mean_dim(1) + epsilon).sqrt();
+    let normal = centred / deviation.clone(); // [rows, width]
+    let slope = grad.clone() * gamma.unsqueeze();
+    let along = (slope.clone() * normal.clone()).mean_dim(1);
+    let input = (slope.clone() - slope.mean_dim(1) - normal.clone() * along) / deviation;
+    let total = |x: Tensor<B, 2>| x.sum_dim(0).squeeze_dim(0);
+    (input, [total(grad.clone() * normal), total(grad)])
+}

@@ -53,6 +53,8 @@ pub enum Then<T> {
     Gelu,
     /// This is added.
     Add(T),
+    /// This multiplies it.
+    Multiply(T),
 }
 
 impl<B: SeedBackend> Linear<B> {
@@ -69,6 +71,11 @@ impl<B: SeedBackend> Linear<B> {
     /// [`forward`](Self::forward) plus a residual `[.., output]`.
     pub fn forward_add<const D: usize>(&self, x: Tensor<B, D>, residual: Tensor<B, D>) -> Tensor<B, D> {
         self.forward_then(x, Then::Add(residual))
+    }
+
+    /// GEGLU: one half of [`forward`](Self::forward), gated by the GELU of the other: `[.., input]` -> `[.., output / 2]`.
+    pub fn forward_gated<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        B::fused_gated_linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 
     /// [`forward`](Self::forward) with another bias `[output]`.
@@ -97,7 +104,19 @@ pub(super) fn and_then<B: SeedBackend, const D: usize>(y: Tensor<B, D>, then: Th
         Then::Nothing => y,
         Then::Gelu => gelu(y),
         Then::Add(residual) => y + residual,
+        Then::Multiply(factor) => y * factor,
     }
+}
+
+/// [`SeedBackend::fused_gated_linear`] in plain tensor operations.
+pub(super) fn plain_gated<B: SeedBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
+    let both = B::fused_linear(x, weight, bias, Then::Nothing); // [.., 2 * hidden]
+    let hidden = both.dims()[D - 1] / 2;
+    both.clone().narrow(D - 1, 0, hidden) * gelu(both.narrow(D - 1, hidden, hidden))
 }
 
 fn product<B: SeedBackend, const D: usize>(

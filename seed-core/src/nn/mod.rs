@@ -22,11 +22,12 @@ mod kernels;
 mod layer_norm;
 mod linear;
 mod ops;
+mod transpose;
 
 pub use attention::{attention, attention_to_words};
 pub use backend::SeedBackend;
 pub use group_norm::Groups;
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig, Then};
-pub use ops::{conv2d, gelu, group_norm, silu, softmax};
+pub use ops::{conv2d, conv2d_add, gelu, group_norm, group_norm_silu, silu, softmax, transpose};
 use ops::{merge_heads, split_heads};

@@ -10,11 +10,11 @@ use burn::backend::{
     },
 };
 use burn::tensor::{
-    FloatDType, Shape, TensorMetadata,
+    FloatDType, Shape, Tensor, TensorMetadata,
     ops::{ConvOptions, FloatTensor, FloatTensorOps},
 };
 
-use super::{Groups, SeedBackend};
+use super::{Groups, SeedBackend, Then, layers, linear};
 
 macro_rules! unary_operation {
     ($node:ident, $tensor:ident, $forward:ident, $backward:ident) => {{
@@ -146,6 +146,53 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish((x_value, scale_value, groups), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
+    }
+
+    fn fused_linear<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        then: Then<Tensor<Self, D>>,
+    ) -> Tensor<Self, D> {
+        match x.dtype() == weight.dtype() {
+            true => linear::and_then(layers::linear(x, weight, bias), then),
+            false => linear::plain(x, weight, bias, then),
+        }
+    }
+
+    fn fused_layer_norm<const D: usize>(
+        x: Tensor<Self, D>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, D> {
+        layers::layer_norm(x, gamma, beta, epsilon)
+    }
+
+    fn fused_attention(
+        query: Tensor<Self, 3>,
+        key: Tensor<Self, 3>,
+        value: Tensor<Self, 3>,
+        heads: usize,
+        mask: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 3> {
+        layers::attend([query, key, value], heads, mask)
+    }
+
+    fn fused_transpose(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Transpose;
+
+        impl<B: SeedBackend> Backward<B, 1> for Transpose {
+            type State = ();
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                unary::<B, _>(ops.parents, ops.node, grads, B::fused_transpose);
+            }
+        }
+
+        let output = B::fused_transpose(x.primitive);
+        Transpose.prepare::<C>([x.node]).compute_bound().stateless(output)
     }
 
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

@@ -1,5 +1,7 @@
 //! Attention over heads that stay where the projections wrote them.
 
+mod long;
+
 use std::cell::RefCell;
 
 use multiversion::multiversion;
@@ -12,7 +14,7 @@ use super::{
 use crate::nn::kernels;
 
 /// Values that a row of scores is a multiple of.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Queries that a task takes at most; their keys and values are packed once for all of them.
 const QUERIES_AT_ONCE: usize = 512;
 
@@ -29,7 +31,7 @@ pub(in crate::nn) struct Heads<'a> {
 
 impl<'a> Heads<'a> {
     /// From the first value of a head of an image on.
-    fn of(self, image: usize, head: usize, head_dim: usize) -> &'a [f32] {
+    pub(super) fn of(self, image: usize, head: usize, head_dim: usize) -> &'a [f32] {
         &self.values[image * self.strides[0] + head * head_dim..]
     }
 }
@@ -50,7 +52,7 @@ thread_local! {
 /// Softmax attention of queries to keys and values -> `[batch, queries, heads * head_dim]`. `scale` multiplies the queries,
 /// `mask` `[queries, tokens]` is added to the scores.
 ///
-/// The scores of a tile of queries are all that is in memory.
+/// The scores of a tile of queries are all that is in memory, with many keys those of a block of them.
 pub(in crate::nn) fn attention(
     kernel: Kernel,
     [query, key, value]: [Heads<'_>; 3],
@@ -80,7 +82,11 @@ pub(in crate::nn) fn attention(
                     stride: part.strides[1],
                 });
                 let task = Task { kernel, query, key, value, head_dim, scale, mask };
-                task.run(first, &mut out[head * head_dim..], width, scratch);
+                let out = &mut out[head * head_dim..];
+                match key.tokens < long::LONG {
+                    true => task.run(first, out, width, scratch),
+                    false => task.run_long(first, out, width, scratch),
+                }
             }
         });
     });
@@ -154,7 +160,7 @@ fn pack(matrix: Matrix<'_>, inner: usize, panels: &[Panel], packed: &mut Vec<Vec
 
 /// Softmax of one row of a multiple of [`LANES`] values. What fills it up is [`f32::MIN`], and becomes 0.
 #[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn softmax(row: &mut [f32]) {
+pub(super) fn softmax(row: &mut [f32]) {
     let (chunks, _) = row.as_chunks_mut::<LANES>();
     let mut largest = [f32::MIN; LANES];
     for chunk in &*chunks {

@@ -80,7 +80,7 @@ impl<'a> Product<'a> {
         let kernel = if weight.scales.is_some() { kernel.of_quads()? } else { kernel };
         assert!(weight.bias.is_none_or(|bias| bias.len() == columns));
         assert!(weight.scales.is_none_or(|scales| scales.len() == columns));
-        assert!(!matches!(then, Then::Add(residual) if residual.len() != rows * columns));
+        assert!(!matches!(then, Then::Add(operand) | Then::Multiply(operand) if operand.len() != rows * columns));
         Some(Self { kernel, weight, rows, then })
     }
 
@@ -159,9 +159,9 @@ impl<'a> Product<'a> {
                         for line in out.chunks(columns) {
                             prefetch(&line[panel.first..][..panel.columns]);
                         }
-                        if let Then::Add(residual) = self.then {
-                            let residual = &residual[(first + row) * columns..][..out.len()];
-                            residual.chunks(columns).for_each(|line| prefetch(&line[panel.first..][..panel.columns]));
+                        if let Then::Add(operand) | Then::Multiply(operand) = self.then {
+                            let operand = &operand[(first + row) * columns..][..out.len()];
+                            operand.chunks(columns).for_each(|line| prefetch(&line[panel.first..][..panel.columns]));
                         }
                     }
                     let rows = (&x[row * stride + from..], stride, count);
@@ -169,9 +169,12 @@ impl<'a> Product<'a> {
                     if i + 1 == parts {
                         let scales = (scales.get(row..).unwrap_or_default(), &ends.scales);
                         let results = F::results(sums, &mut spare, panel.width, scales);
+                        let operand = |values: &'a [f32]| &values[(first + row) * columns + panel.first..];
                         let then = match self.then {
-                            Then::Add(residual) => Then::Add(&residual[(first + row) * columns + panel.first..]),
-                            then => then,
+                            Then::Nothing => Then::Nothing,
+                            Then::Gelu => Then::Gelu,
+                            Then::Add(residual) => Then::Add(operand(residual)),
+                            Then::Multiply(factor) => Then::Multiply(operand(factor)),
                         };
                         let results = &results[..count * panel.width];
                         finish(results, &ends, panel, then, (&mut out[panel.first..], columns));
@@ -200,8 +203,8 @@ impl Ends {
     }
 }
 
-/// Adds the bias to the results of a panel, takes GELU of them or adds a residual, and writes them to rows that are `step` apart,
-/// as those of the residual are.
+/// Adds the bias to the results of a panel, does what follows, and writes them to rows that are `step` apart, as those of an operand
+/// are.
 #[multiversion(targets("x86_64+avx512f+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn finish(results: &[f32], ends: &Ends, panel: &Panel, then: Then<&[f32]>, out: (&mut [MaybeUninit<f32>], usize)) {
     const WIDE: usize = 16;
@@ -213,16 +216,18 @@ fn finish(results: &[f32], ends: &Ends, panel: &Panel, then: Then<&[f32]>, out: 
         (Then::Gelu, false) => each::<NARROW>(results, ends, panel, &[], out, |value, _| kernels::gelu_of(value)),
         (Then::Add(residual), true) => each::<WIDE>(results, ends, panel, residual, out, |value, add| value + add),
         (Then::Add(residual), false) => each::<NARROW>(results, ends, panel, residual, out, |value, add| value + add),
+        (Then::Multiply(factor), true) => each::<WIDE>(results, ends, panel, factor, out, |value, by| value * by),
+        (Then::Multiply(factor), false) => each::<NARROW>(results, ends, panel, factor, out, |value, by| value * by),
     }
 }
 
-/// What `last` makes of every result with its bias and of its residual, `LANES` at a time.
+/// What `last` makes of every result with its bias and of its operand, `LANES` at a time.
 #[inline(always)]
 fn each<const LANES: usize>(
     results: &[f32],
     ends: &Ends,
     panel: &Panel,
-    residual: &[f32],
+    operand: &[f32],
     (out, step): (&mut [MaybeUninit<f32>], usize),
     last: impl Fn(f32, f32) -> f32,
 ) {
@@ -232,15 +237,15 @@ fn each<const LANES: usize>(
         for (j, (values, bias)) in line.iter().zip(bias).enumerate().take(panel.columns.div_ceil(LANES)) {
             let at = i * step + j * LANES;
             let columns = LANES.min(panel.columns - j * LANES);
-            let residual = if residual.is_empty() { &[0.0; LANES] } else { &residual[at..at + columns] };
+            let operand = if operand.is_empty() { &[0.0; LANES] } else { &operand[at..at + columns] };
             let out = &mut out[at..at + columns];
             let mut lanes = *values;
             lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-            if let (Some(residual), Some(out)) = (residual.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>()) {
-                lanes.iter_mut().zip(residual).for_each(|(value, &add)| *value = last(*value, add));
+            if let (Some(operand), Some(out)) = (operand.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>()) {
+                lanes.iter_mut().zip(operand).for_each(|(value, &add)| *value = last(*value, with));
                 out.write_copy_of_slice(&lanes);
             } else {
-                lanes.iter_mut().zip(residual).for_each(|(value, &add)| *value = last(*value, add));
+                lanes.iter_mut().zip(operand).for_each(|(value, &add)| *value = last(*value, with));
                 out.write_copy_of_slice(&lanes[..columns]);
             }
         }
