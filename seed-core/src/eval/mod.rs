@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `retrieval` | [`Retrieval`]: which caption belongs to which image, by embeddings before and after the codes |
 //! | `reconstruction` | [`Reconstruction`]: image -> tokens -> image, and back to the image embedding |
+//! | `detector` | [`detect`], [`Attributes`]: which objects a scene's pixels show, and how many of their attributes are right |
 //! | `usage` | [`CodeUsage`]: how much of the codebook is used, and how evenly |
 //!
 //! Everything is measured on [`held_out`] scenes: no training run sees a caption of them.
 
+mod detector;
 mod reconstruction;
 mod retrieval;
 mod usage;
@@ -16,6 +18,7 @@ use std::collections::HashSet;
 
 use image::RgbImage;
 
+pub use detector::{Attributes, Detected, Found, detect, score};
 pub use reconstruction::{Reconstruction, reconstruction};
 pub use retrieval::{Recall, Retrieval, RetrievalRow, retrieval};
 pub use usage::{CodeUsage, code_usage};

@@ -30,6 +30,7 @@ mod scene;
 
 pub use caption::words;
 pub use folder::{CAPTIONS, write_folder};
+pub(crate) use render::{SAMPLES, centre, cover, inks, shade_ends};
 pub use scene::{Backdrop, Background, Cell, Colour, Jitter, Object, Scene, Shade, Shape, Size, Split, Texture};
 
 #[cfg(test)]

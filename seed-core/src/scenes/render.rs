@@ -14,6 +14,8 @@ use super::scene::{Backdrop, Colour, Jitter, Object, Scene, Shade, Shape, Size, 
 
 /// Samples along each axis of a pixel.
 const GRID: u32 = 4;
+/// Samples of a pixel.
+pub(crate) const SAMPLES: u32 = GRID * GRID;
 /// Width of a light and a dark stripe together, across the stripes' diagonal, in sides (5.3 pixels in a row of 64).
 const STRIPES: f32 = 1.0 / 12.0;
 /// Distance of neighbouring dots, in sides (4.6 pixels of 64).
@@ -52,7 +54,7 @@ impl Scene {
 }
 
 /// Lightest (top) and darkest (bottom) colour of a background.
-pub(super) const fn shade_ends(shade: Shade) -> ([u8; 3], [u8; 3]) {
+pub(crate) const fn shade_ends(shade: Shade) -> ([u8; 3], [u8; 3]) {
     match shade {
         Shade::Grey => ([175, 175, 175], [95, 95, 95]),
         Shade::Pink => ([240, 185, 200], [190, 115, 140]),
@@ -64,7 +66,7 @@ pub(super) const fn shade_ends(shade: Shade) -> ([u8; 3], [u8; 3]) {
 }
 
 /// Colour of an object, and the second shade of its stripes and dots.
-pub(super) const fn inks(colour: Colour) -> ([u8; 3], [u8; 3]) {
+pub(crate) const fn inks(colour: Colour) -> ([u8; 3], [u8; 3]) {
     match colour {
         Colour::Red => ([225, 25, 30], [115, 0, 10]),
         Colour::Green => ([40, 175, 40], [5, 80, 15]),
@@ -86,7 +88,7 @@ pub(super) const fn radius(size: Size) -> f32 {
 }
 
 /// Centre of an object, in sides from the left and from the top.
-fn centre(object: &Object) -> (f32, f32) {
+pub(crate) fn centre(object: &Object) -> (f32, f32) {
     let (column, row) = object.cell.column_row();
     let Jitter { x, y } = object.jitter;
     let along = |cell: u8, jitter: i8| (2.0 * f32::from(cell) + 1.0) / 6.0 + f32::from(jitter) / 256.0;
@@ -94,10 +96,19 @@ fn centre(object: &Object) -> (f32, f32) {
 }
 
 fn draw(image: &mut RgbImage, object: &Object) {
-    let side = image.width();
+    let (ink, second_ink) = inks(object.colour);
+    cover(object, image.width(), |column, row, first, second| {
+        let Rgb(behind) = *image.get_pixel(column, row);
+        let parts = [(behind, SAMPLES - first - second), (ink, first), (second_ink, second)];
+        image.put_pixel(column, row, Rgb(mix(parts)));
+    });
+}
+
+/// Calls `each` with column and row of every pixel of a picture `side` pixels wide and high that `object` covers, and how many of
+/// its [`SAMPLES`] are of the object's first ink and of its second.
+pub(crate) fn cover(object: &Object, side: u32, mut each: impl FnMut(u32, u32, u32, u32)) {
     let radius = radius(object.size);
     let (centre_x, centre_y) = centre(object);
-    let (ink, second_ink) = inks(object.colour);
     let step = 1.0 / (side * GRID) as f32;
     let pixels = |middle: f32| {
         let from = ((middle - radius) * side as f32).max(0.0) as u32;
@@ -119,9 +130,7 @@ fn draw(image: &mut RgbImage, object: &Object) {
                 }
             }
             if first + second > 0 {
-                let Rgb(behind) = *image.get_pixel(column, row);
-                let parts = [(behind, GRID * GRID - first - second), (ink, first), (second_ink, second)];
-                image.put_pixel(column, row, Rgb(mix(parts)));
+                each(column, row, first, second);
             }
         }
     }
