@@ -85,6 +85,26 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An image that a language model wrote, and that is none.
+    #[error("image {image} of the reply, at {unit} {at}, is broken: {reason}")]
+    ImageBlock {
+        /// Its number among the images of the reply, from 0.
+        image: usize,
+        /// Where it begins, from 0.
+        at: usize,
+        /// What places are counted in: "id" or "byte".
+        unit: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tokenizer's file that the tokens of images cannot be added to.
+    #[error("{} cannot take the tokens of images: {reason}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong or in the way, and the way out.
+        reason: String,
+    },
     /// A folder that is not a model bundle, or lacks a part.
     #[error("{} is not a usable model bundle: {reason}", path.display())]
     Bundle {

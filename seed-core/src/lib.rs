@@ -12,8 +12,9 @@
 //! | 5 | [`detokenizer`] | codes | generation embedding `[B, 1024]` |
 //! | 6 | [`diffusion`] | generation embedding | image `[B, 3, 768, 768]` |
 //!
-//! [`tokenizer`] composes the six and is what most programs call; the rest serves files ([`checkpoint`]), training
-//! ([`train`]), datasets ([`dataset`]), measuring ([`eval`]) and procedural data ([`scenes`]).
+//! [`tokenizer`] composes the six and is what most programs call; [`llm`] takes codes into language models and out again; the
+//! rest serves files ([`checkpoint`]), training ([`train`]), datasets ([`dataset`]), measuring ([`eval`]) and procedural data
+//! ([`scenes`]).
 
 mod atomic;
 pub mod codes;
@@ -33,6 +34,8 @@ pub mod detokenizer;
 pub mod diffusion;
 
 pub mod tokenizer;
+
+pub mod llm;
 
 pub mod contrast;
 

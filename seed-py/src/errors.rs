@@ -17,7 +17,9 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Error::FolderInUse { .. } => "FolderInUseError",
         Error::Image { .. } => "ImageError",
         Error::ImageTooLarge { .. } => "ImageTooLargeError",
-        Error::CodeOutOfRange { .. } | Error::CodeCount { .. } | Error::CodesText { .. } => "CodesError",
+        Error::CodeOutOfRange { .. } | Error::CodeCount { .. } | Error::CodesText { .. } | Error::ImageBlock { .. } => {
+            "CodesError"
+        }
         Error::Bundle { path, .. } if path.is_absolute() && !path.exists() => "MissingFileError",
         Error::Bundle { .. } => "BundleError",
         Error::Config { .. } => "ConfigError",

@@ -72,6 +72,7 @@ pub const LAW: &[Rule] = &[
     // Its input is an embedding: it sees none of steps 1 to 5.
     rule("diffusion", MODEL, May::Only(&["burn", "serde", "serde_json", "rand", "rand_chacha"])),
     rule("tokenizer", May::AllBut(&["train", "dataset", "eval", "scenes"]), May::AllBut(&[])),
+    rule("llm", May::Only(&["atomic", "codes", "error"]), May::Only(&["serde", "serde_json"])),
     rule("contrast", MODEL, MODEL_CRATES),
     rule("checkpoint", May::Only(&["atomic", "error"]), May::AllBut(&["image", "mozjpeg", "seed_weights"])),
     rule(
