@@ -96,11 +96,20 @@ class WholeImages(LogitsProcessor):
         return scores.masked_fill(~allowed, -math.inf)
 
 
+def read_shape(folder: Path) -> tuple[int, int]:
+    """Rows of the codebook and codes of an image, from what `seed tokenize` records beside its shards."""
+    manifest = folder / "__seed__" / "manifest.json"
+    if not manifest.is_file():
+        raise FileNotFoundError(f"there is no {manifest}; make the tokens with: seed tokenize IMAGES --out {folder}")
+    shape = json.loads(manifest.read_text(encoding="utf-8"))["shape"]
+    return shape["codebook_size"], shape["tokens"]
+
+
 def read_tokens(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Captions and codes of the parquet files and JSON lines of `seed tokenize`; rows without a caption are left out."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".jsonl"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds neither .parquet nor .jsonl; make them with: seed tokenize IMAGES --out {folder}")
+        raise FileNotFoundError(f"{folder} holds no tokens; make them with: seed tokenize IMAGES --out {folder}")
     for path in files:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -164,7 +173,6 @@ def train(
     tokens: Path,
     out: Path,
     *,
-    codebook_size: int = 8192,
     rank: int = 16,
     steps: int = 1000,
     batch_size: int = 16,
@@ -179,7 +187,7 @@ def train(
     if not rows:
         raise ValueError(f"no row of {tokens} has a caption")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    images = Images.add(tokenizer, codebook_size, len(rows[0][1]))
+    images = Images.add(tokenizer, *read_shape(tokens))
     data = [both for caption, codes in rows for both in sequences(tokenizer, images, caption, codes)]
     model = adapted(AutoModelForCausalLM.from_pretrained(base), len(tokenizer), rank).to(device).train()
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -256,7 +264,6 @@ def main() -> None:
         if name == "train":
             command.add_argument("tokens", type=Path, help="folder that seed tokenize wrote")
             command.add_argument("--out", type=Path, required=True, help="folder for the adapters")
-            command.add_argument("--codebook-size", type=int, default=8192, help="1024 for the bundled tokenizer")
             command.add_argument("--rank", type=int, default=16)
             command.add_argument("--steps", type=int, default=1000)
             command.add_argument("--batch-size", type=int, default=16)

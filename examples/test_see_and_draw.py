@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 EXAMPLES = Path(__file__).parent
 sys.path.insert(0, str(EXAMPLES))
 
-from see_and_draw import IGNORED, Images, SeesAndDraws, WholeImages, read_tokens, sequences, train
+from see_and_draw import IGNORED, Images, SeesAndDraws, WholeImages, read_shape, read_tokens, sequences, train
 
 CODEBOOK, TOKENS = 1024, 32
 
@@ -62,11 +62,14 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, captions: list[str]) -> Pat
     rows = [{"key": str(i), "codes": c, "caption": t} for i, (c, t) in enumerate(zip(codes, captions, strict=True))]
     rows.append({"key": "nothing is said of it", "codes": codes[0], "caption": None})
     (folder / "00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = {"shape": {"codebook_size": CODEBOOK, "tokens": TOKENS}}
+    (folder / "__seed__").mkdir()
+    (folder / "__seed__" / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
 def test_it_learns_and_its_images_are_whole(base: Path, tokens: Path, captions: list[str], tmp_path: Path) -> None:
-    options = {"codebook_size": CODEBOOK, "rank": 4, "steps": 60, "batch_size": 8, "learning_rate": 1e-2}
+    options = {"rank": 4, "steps": 60, "batch_size": 8, "learning_rate": 1e-2}
     losses = train(str(base), tokens, tmp_path, **options)
     assert len(losses) == 60
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
@@ -85,7 +88,7 @@ def test_it_learns_and_its_images_are_whole(base: Path, tokens: Path, captions: 
 
 def test_adapters_come_back_as_they_were_trained(base: Path, tokens: Path, tmp_path: Path) -> None:
     """A loss that training reached is reached again by what was written."""
-    options = {"codebook_size": CODEBOOK, "rank": 4, "steps": 30, "batch_size": 8, "learning_rate": 1e-2}
+    options = {"rank": 4, "steps": 30, "batch_size": 8, "learning_rate": 1e-2}
     losses = train(str(base), tokens, tmp_path, **options)
     model = SeesAndDraws.load(str(base), tmp_path)
     caption, codes = next(read_tokens(tokens))
@@ -143,8 +146,10 @@ def test_parquet_is_read_like_lines(tokens: Path, tmp_path: Path) -> None:
     table = {"key": [row["key"] for row in rows], "codes": codes, "caption": [row["caption"] for row in rows]}
     pq.write_table(pa.table(table), tmp_path / "00000.parquet")
     assert list(read_tokens(tmp_path)) == list(read_tokens(tokens))
+    assert read_shape(tokens) == (CODEBOOK, TOKENS)
 
 
 def test_a_folder_without_tokens_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="seed tokenize"):
-        list(read_tokens(tmp_path))
+    for read in (read_shape, read_tokens):
+        with pytest.raises(FileNotFoundError, match="seed tokenize"):
+            list(read(tmp_path))
