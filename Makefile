@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python test-engines wheel stubs test-wgpu demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python test-engines test-llm wheel stubs test-wgpu demo bench
 
 check: fmt-check clippy doc test
 
@@ -54,6 +54,16 @@ target/engines/ready: seed-py/tests/engines/requirements.txt
 	python3 -m venv --clear target/engines
 	target/engines/bin/pip install -q --disable-pip-version-check -r seed-py/tests/engines/requirements.txt
 	touch target/engines/ready
+
+# The example that teaches a language model of transformers to see and to draw, with a LLaMA of random weights; PyTorch for the
+# CPU, transformers and peft in a virtual environment of their own. Not part of CI.
+test-llm: target/llm/ready
+	target/llm/bin/python -B -m pytest -q -p no:cacheprovider examples
+
+target/llm/ready: examples/requirements-llm.txt
+	python3 -m venv --clear target/llm
+	target/llm/bin/pip install -q --disable-pip-version-check -r examples/requirements-llm.txt
+	touch target/llm/ready
 
 # The package's type stub, of the wheel that test-python installed. (A new one is part of the wheel: test again.)
 stubs:
