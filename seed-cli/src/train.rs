@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     match trained {
         Ok(bundle) => {
             watcher.output?;
-            let made = bundle.unwrap_or_else(|| folder.join(args.until.name()));
+            let made = bundle.unwrap_or_else(|| folder.join(recipe.last(args.until).name()));
             writeln!(std::io::stdout(), "{}", made.display())?;
             Ok(Outcome::Done)
         }

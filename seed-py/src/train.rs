@@ -90,6 +90,6 @@ pub(crate) fn train(
             report: &mut |step| context.tell(step.clone()),
         };
         let bundle = run_recipe(&recipe, &mut session, device)?;
-        Ok::<_, Error>(bundle.unwrap_or_else(|| folder.join(stage.name())))
+        Ok::<_, Error>(bundle.unwrap_or_else(|| folder.join(recipe.last(stage).name())))
     })
 }

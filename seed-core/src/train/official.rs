@@ -6,7 +6,7 @@ use burn::{
 };
 
 use crate::{
-    checkpoint::{self, DType},
+    checkpoint::DType,
     error::{Error, Result},
     nn::SeedBackend,
     tokenizer::SeedNetwork,
@@ -19,7 +19,7 @@ use super::{
     data::Data,
     export::Tokenizer,
     model::frozen,
-    origin::{Encoder, Opening, WEIGHTS},
+    origin::{self, Encoder, Opening},
     plan::{Plan, Precision},
     replicas::Replicas,
     run::{Session, Stage, TrainBackend},
@@ -87,7 +87,7 @@ fn stage_1<A: TrainBackend>(
 ) -> Result<Encoder<A::InnerBackend>> {
     let device = &devices[0];
     begin::<A>(Stage::Stage1, recipe, device);
-    let captions = Captions::open(&recipe.data)?;
+    let captions = Captions::of(&recipe.data)?;
     let mut fresh = Aligner::<A::InnerBackend>::new(&recipe.model, alignment, captions.vocabulary(), device);
     let mut opening = Opening::new(&recipe.from, &recipe.model, device);
     let vit = match vision {
@@ -104,7 +104,7 @@ fn stage_1<A: TrainBackend>(
     let inputs = stage1::Inputs { options: alignment, captions: &captions, vit: &vit };
     let model = learning::<A, Aligner<A>>(start);
     let model = stage1::train(plan, &inputs, data, model, session, devices)?.valid();
-    checkpoint::save(&model, &folder.join(WEIGHTS), &Aligner::<A::InnerBackend>::KEYS, DType::F32)?;
+    origin::save(&model, &folder)?;
     let visual_encoder = vit.on(device).clone();
     Ok(Encoder { visual_encoder, ln_vision: model.ln_vision, causal: model.causal })
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     atomic,
-    checkpoint::{self, DType, Files, KeyTable, Weights},
+    checkpoint::{self, DType, Files, KeyTable, Made, Weights},
     error::{Error, Result},
     eva_vit::EvaVit,
     nn::{LayerNorm, LayerNormConfig, SeedBackend},
@@ -145,6 +145,23 @@ impl<'a, B: SeedBackend> Opening<'a, B> {
         self.taken.push(Taken { part, file: path.to_owned(), used: needed.len(), unused });
         checkpoint::load_as(module, weights, table, dtype)
     }
+}
+
+/// Writes what stage 1 made as the reference writes it: under its keys, the temperature without an axis, which no tensor here
+/// can be.
+pub(super) fn save<B: SeedBackend>(model: &Aligner<B>, folder: &Path) -> Result<()> {
+    let fail = |source| Error::Write { path: folder.to_owned(), source };
+    let beside = tempfile::tempdir_in(folder).map_err(fail)?;
+    checkpoint::save(model, &beside.path().join(WEIGHTS), &Aligner::<B>::KEYS, DType::F32)?;
+    let weights = Files::folder(beside.path()).weights(WEIGHTS)?;
+    let made = |key: &str| {
+        let shape = weights.get(key).map(|stored| stored.shape.to_vec()).unwrap_or_default();
+        let (name, weights) = (key.to_owned(), &weights);
+        let values = move || weights.floats(&name).map_err(|error| error.to_string());
+        let shape = if key == Aligner::<B>::SCALAR { Vec::new() } else { shape };
+        (key.to_owned(), Made { shape, values: Box::new(values) })
+    };
+    checkpoint::save_tensors(weights.keys().map(made).collect(), &folder.join(WEIGHTS), DType::F32)
 }
 
 fn any(table: &KeyTable) -> KeyTable {

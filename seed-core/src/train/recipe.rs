@@ -237,6 +237,12 @@ impl Recipe {
         }
     }
 
+    /// The stage that a run ends with which is to end with `until` at the latest.
+    pub fn last(&self, until: Stage) -> Stage {
+        let stages = self.plans().into_iter().map(|(stage, _)| stage);
+        stages.filter(|stage| *stage <= until).last().unwrap_or(until)
+    }
+
     /// A table that a stage cannot do without.
     pub(super) fn need<'a, T>(&self, table: &'a Option<T>, name: &str, of: &str) -> Result<&'a T> {
         table.as_ref().ok_or_else(|| Error::Config {

@@ -126,6 +126,9 @@ impl<B: Backend> Aligner<B> {
         ignored: &["Qformer.bert.embeddings.position_ids"],
     };
 
+    /// The key of the temperature, a scalar in files.
+    pub(super) const SCALAR: &str = "temp";
+
     /// A randomly initialised model for captions of `words` words.
     pub(super) fn new(seed: &SeedConfig, options: &Alignment, words: usize, device: &B::Device) -> Self {
         let projection = || LinearConfig::new(seed.qformer_width, options.embed_dim).init(device);
