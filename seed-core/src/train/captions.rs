@@ -62,14 +62,17 @@ impl Captions {
         captions: &[String],
         device: &B::Device,
     ) -> Result<(Tensor<B, 2, Int>, Tensor<B, 2>)> {
-        if let Self::Pieces(pieces) = self {
-            let Tokens { ids, mask, length } = pieces.encode(captions)?;
-            let shape = [captions.len(), length];
-            let mask: Vec<f32> = mask.into_iter().map(f32::from).collect();
-            let ids = Tensor::from_data(TensorData::new(ids, shape), device);
-            return Ok((ids, Tensor::from_data(TensorData::new(mask, shape), device)));
-        }
-        let rows = captions.iter().map(|caption| self.ids(caption)).collect::<Result<Vec<_>>>()?;
+        let words = match self {
+            Self::Scenes(words) => words,
+            Self::Pieces(pieces) => {
+                let Tokens { ids, mask, length } = pieces.encode(captions)?;
+                let shape = [captions.len(), length];
+                let mask: Vec<f32> = mask.into_iter().map(|own| f32::from(u8::from(own))).collect();
+                let ids = Tensor::from_data(TensorData::new(ids, shape), device);
+                return Ok((ids, Tensor::from_data(TensorData::new(mask, shape), device)));
+            }
+        };
+        let rows = captions.iter().map(|caption| of_words(words, caption)).collect::<Result<Vec<_>>>()?;
         let tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
         let shape = [captions.len(), tokens];
         let padded = |of: fn(i64) -> i64, padding: i64| -> Vec<i64> {
@@ -84,22 +87,19 @@ impl Captions {
         let mask = Tensor::<B, 2, Int>::from_data(TensorData::new(padded(|_| 1, 0), shape), device);
         Ok((ids, mask.float()))
     }
+}
 
-    fn ids(&self, caption: &str) -> Result<Vec<i64>> {
-        match self {
-            Self::Scenes(words) => {
-                let id = |word: String| match words.iter().position(|known| *known == word) {
-                    Some(place) => Ok((place + SPECIAL) as i64),
-                    None => Err(Error::Argument {
-                        name: "caption",
-                        value: caption.to_owned(),
-                        reason: format!(
-                            "{word:?} is no word of scenes; captions of other data need a vocabulary: name one as tokenizer in [data]"
-                        ),
-                    }),
-                };
-                std::iter::once(Ok(BEGIN)).chain(ContrastConfig::split(caption).map(id)).collect()
-            }
-        }
-    }
+/// A caption of the words of scenes -> ids.
+fn of_words(words: &[String], caption: &str) -> Result<Vec<i64>> {
+    let id = |word: String| match words.iter().position(|known| *known == word) {
+        Some(place) => Ok((place + SPECIAL) as i64),
+        None => Err(Error::Argument {
+            name: "caption",
+            value: caption.to_owned(),
+            reason: format!(
+                "{word:?} is no word of scenes; captions of other data need a vocabulary: name one as tokenizer in [data]"
+            ),
+        }),
+    };
+    std::iter::once(Ok(BEGIN)).chain(ContrastConfig::split(caption).map(id)).collect()
 }
