@@ -122,8 +122,8 @@ pub const EXCEPTIONS: &[Exception] = &[
 pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 
 /// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins,
-/// where a run is spread over devices and where the backend extension is differentiated, datasets where the module begins and where training draws from them,
-/// fetching where the module begins.
+/// where a run is spread over devices and where the backend extension is differentiated, datasets where the module begins
+/// and where training draws from them, fetching where the module begins.
 fn feature_is_allowed(feature: &str, file: &str) -> bool {
     match feature {
         "train" => {
