@@ -135,12 +135,14 @@ pub const EXCEPTIONS: &[Exception] = &[
 /// `seed_core::device`.
 pub const NOT_IN_THE_COMMAND_LINE: May = May::AllBut(&["burn"]);
 
-/// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins and
-/// where the backend extension is differentiated, datasets where the module begins and where training draws from them,
-/// fetching where the module begins.
+/// Where a feature may be asked for, other than in tests: the backends in one file, training where the module begins,
+/// where a run is spread over devices and where the backend extension is differentiated, datasets where the module begins
+/// and where training draws from them, fetching where the module begins.
 fn feature_is_allowed(feature: &str, file: &str) -> bool {
     match feature {
-        "train" => file == "seed-core/src/lib.rs" || file.starts_with("seed-core/src/nn/"),
+        "train" => {
+            ["seed-core/src/lib.rs", "seed-core/src/device.rs"].contains(&file) || file.starts_with("seed-core/src/nn/")
+        }
         "dataset" => ["seed-core/src/lib.rs", "seed-core/src/train/data/mod.rs"].contains(&file),
         "fetch" => file == "seed-core/src/checkpoint/mod.rs",
         _ => file == "seed-core/src/device.rs",

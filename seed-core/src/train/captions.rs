@@ -9,7 +9,7 @@ use crate::{
     wordpiece::{Tokens, WordPiece},
 };
 
-use super::data::{DataOptions, PairOptions};
+use super::data::DataOptions;
 
 /// Tokens in front of words: padding, and the one that begins a caption, whose state is the caption's embedding.
 const SPECIAL: usize = 2;
@@ -21,21 +21,27 @@ const BEGIN: i64 = 1;
 pub(super) enum Captions {
     /// The words of scenes.
     Scenes(Vec<String>),
-    /// A vocabulary of BERT's kind.
+    /// A vocabulary of pieces of words.
     Pieces(Box<WordPiece>),
 }
 
 impl Captions {
-    /// By the vocabulary that the data name, or else by the words of scenes.
+    /// The words of scenes.
+    pub(super) fn of_scenes() -> Self {
+        Self::Scenes(scenes::words().into_iter().map(str::to_owned).collect())
+    }
+
+    /// As the data name it.
     ///
     /// # Errors
-    /// As [`WordPiece::open`].
-    pub(super) fn open(data: &DataOptions) -> Result<Self> {
+    /// A vocabulary that cannot be read.
+    pub(super) fn of(data: &DataOptions) -> Result<Self> {
         match data {
-            DataOptions::Pairs(PairOptions { tokenizer: Some(path), caption_tokens, .. }) => {
-                Ok(Self::Pieces(Box::new(WordPiece::open(path, *caption_tokens)?)))
-            }
-            _ => Ok(Self::Scenes(scenes::words().into_iter().map(str::to_owned).collect())),
+            DataOptions::Pairs(pairs) => match &pairs.tokenizer {
+                Some(path) => Ok(Self::Pieces(Box::new(WordPiece::open(path, pairs.caption_tokens)?))),
+                None => Ok(Self::of_scenes()),
+            },
+            DataOptions::Scenes {} => Ok(Self::of_scenes()),
         }
     }
 
@@ -56,7 +62,17 @@ impl Captions {
         captions: &[String],
         device: &B::Device,
     ) -> Result<(Tensor<B, 2, Int>, Tensor<B, 2>)> {
-        let rows = captions.iter().map(|caption| self.ids(caption)).collect::<Result<Vec<_>>>()?;
+        let words = match self {
+            Self::Scenes(words) => words,
+            Self::Pieces(pieces) => {
+                let Tokens { ids, mask, length } = pieces.encode(captions)?;
+                let shape = [captions.len(), length];
+                let mask: Vec<f32> = mask.into_iter().map(|own| f32::from(u8::from(own))).collect();
+                let ids = Tensor::from_data(TensorData::new(ids, shape), device);
+                return Ok((ids, Tensor::from_data(TensorData::new(mask, shape), device)));
+            }
+        };
+        let rows = captions.iter().map(|caption| of_words(words, caption)).collect::<Result<Vec<_>>>()?;
         let tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
         let shape = [captions.len(), tokens];
         let padded = |of: fn(i64) -> i64, padding: i64| -> Vec<i64> {
@@ -71,69 +87,19 @@ impl Captions {
         let mask = Tensor::<B, 2, Int>::from_data(TensorData::new(padded(|_| 1, 0), shape), device);
         Ok((ids, mask.float()))
     }
-
-    fn ids(&self, caption: &str) -> Result<Vec<i64>> {
-        match self {
-            Self::Scenes(words) => {
-                let id = |word: String| match words.iter().position(|known| *known == word) {
-                    Some(place) => Ok((place + SPECIAL) as i64),
-                    None => Err(Error::Argument {
-                        name: "caption",
-                        value: caption.to_owned(),
-                        reason: format!(
-                            "{word:?} is no word of scenes; captions of other data need a vocabulary: name one as tokenizer in [data]"
-                        ),
-                    }),
-                };
-                std::iter::once(Ok(BEGIN)).chain(ContrastConfig::split(caption).map(id)).collect()
-            }
-            Self::Pieces(pieces) => {
-                let Tokens { ids, mask, .. } = pieces.encode(&[caption.to_owned()])?;
-                Ok(ids.into_iter().zip(mask).filter_map(|(id, own)| own.then_some(i64::from(id))).collect())
-            }
-        }
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use burn_flex::Flex;
-
-    use super::*;
-
-    fn rows(captions: &Captions, texts: &[&str]) -> (Vec<i64>, Vec<f32>, [usize; 2]) {
-        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-        let (ids, mask) = captions.tensors::<Flex>(&texts, &Default::default()).unwrap();
-        let dims = ids.dims();
-        (ids.into_data().iter::<i64>().collect(), mask.into_data().iter::<f32>().collect(), dims)
-    }
-
-    #[test]
-    fn captions_are_cut_by_the_vocabulary_that_the_data_name() {
-        let vocabulary = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/wordpiece/vocab.txt");
-        let options = PairOptions {
-            tokenizer: Some(vocabulary.into()),
-            caption_tokens: 6,
-            ..PairOptions::new(vec!["images".to_owned()])
-        };
-        let captions = Captions::open(&DataOptions::Pairs(options)).unwrap();
-        assert_eq!(captions.vocabulary(), 85);
-        // [CLS] a dog [SEP], and the other one cut to six tokens; as long as the longest.
-        let (ids, mask, dims) = rows(&captions, &["A dog", "a photo of two dogs"]);
-        assert_eq!(dims, [2, 6]);
-        assert_eq!(ids, [3, 6, 17, 4, 0, 0, 3, 6, 19, 8, 13, 4]);
-        assert_eq!(mask, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        assert_eq!(rows(&captions, &["cat"]).2, [1, 3]);
-    }
-
-    #[test]
-    fn without_a_vocabulary_captions_are_of_the_words_of_scenes() {
-        let captions = Captions::open(&DataOptions::default()).unwrap();
-        let (ids, mask, dims) = rows(&captions, &["a", ""]);
-        assert_eq!((dims, ids[0], ids[2..].to_vec()), ([2, 2], BEGIN, vec![BEGIN, 0]));
-        assert_eq!(mask, [1.0, 1.0, 1.0, 0.0]);
-        let error =
-            captions.tensors::<Flex>(&["a xylophone".to_owned()], &Default::default()).err().unwrap().to_string();
-        assert!(error.contains("xylophone") && error.contains("tokenizer"), "{error}");
-    }
+/// A caption of the words of scenes -> ids.
+fn of_words(words: &[String], caption: &str) -> Result<Vec<i64>> {
+    let id = |word: String| match words.iter().position(|known| *known == word) {
+        Some(place) => Ok((place + SPECIAL) as i64),
+        None => Err(Error::Argument {
+            name: "caption",
+            value: caption.to_owned(),
+            reason: format!(
+                "{word:?} is no word of scenes; captions of other data need a vocabulary: name one as tokenizer in [data]"
+            ),
+        }),
+    };
+    std::iter::once(Ok(BEGIN)).chain(ContrastConfig::split(caption).map(id)).collect()
 }

@@ -87,7 +87,7 @@ fn stage_1<A: TrainBackend>(
 ) -> Result<Encoder<A::InnerBackend>> {
     let device = &devices[0];
     begin::<A>(Stage::Stage1, recipe, device);
-    let captions = Captions::open(&recipe.data)?;
+    let captions = Captions::of(&recipe.data)?;
     let mut fresh = Aligner::<A::InnerBackend>::new(&recipe.model, alignment, captions.vocabulary(), device);
     let mut opening = Opening::new(&recipe.from, &recipe.model, device);
     let vit = match vision {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What a run learns from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[allow(clippy::large_enum_variant)] // there is one a run
 pub enum DataOptions {
     /// Procedural scenes; nothing is read.
     Scenes {},
