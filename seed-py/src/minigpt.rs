@@ -107,13 +107,13 @@ impl MiniGptVision {
     ///     ImageError: Bytes that are no image.
     ///     ReadError: A file that cannot be read.
     fn embed<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let Inputs { images, single } = images::take(images)?;
+        let Inputs { images, single } = images::take(images, Some(self.core.preprocessor()))?;
         let (core, limits) = (Arc::clone(&self.core), self.limits.clone());
         let features = compute(py, move |context| {
             let mut all = core.embed_pixels(&[])?;
             for images in images.chunks(AT_ONCE) {
                 context.go_on()?;
-                let load = |input: &Input| Ok(core.preprocessor().apply(input.load(&limits)?.as_ref()));
+                let load = |input: &Input| input.prepare(core.preprocessor(), &limits);
                 let pixels = images.par_iter().map(load).collect::<Result<Vec<_>>>()?;
                 let part = core.embed_pixels(&pixels)?;
                 all.shape[0] += part.shape[0];
@@ -294,11 +294,11 @@ pub(crate) fn minigpt_draw_boxes<'py>(
     lenient: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let groups = if lenient { boxes::parse_lenient(text).groups } else { boxes::parse(text).raised(py)? };
-    let Inputs { images, single } = images::take(image)?;
+    let Inputs { images, single } = images::take(image, None)?;
     if !single {
         return Err(argument(py, "image", format!("{} images", images.len()), "boxes are drawn on one image"));
     }
-    let drawn = compute(py, move |_| Ok(draw::draw(images[0].load(&Limits::default())?.as_ref(), &groups)))?;
+    let drawn = compute(py, move |_| Ok(draw::draw(&images[0].load(&Limits::default())?, &groups)))?;
     arrays::to_pil(py, &[drawn], true)
 }
 

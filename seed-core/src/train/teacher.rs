@@ -135,7 +135,7 @@ fn section<T: serde::de::DeserializeOwned>(config: &Value, name: &str) -> Result
 }
 
 /// One tower out of a file that may hold both.
-fn load_part<B: Backend, M: Module<B>>(module: M, files: &Files, table: &KeyTable) -> Result<M> {
+fn load_part<B: SeedBackend, M: Module<B>>(module: M, files: &Files, table: &KeyTable) -> Result<M> {
     let names = ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"];
     let name = names.into_iter().find(|name| files.exists(name)).unwrap_or(names[0]);
     let weights: Weights = files.weights(name)?;

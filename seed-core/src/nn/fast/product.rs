@@ -242,10 +242,10 @@ fn each<const LANES: usize>(
             let mut lanes = *values;
             lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             if let (Some(operand), Some(out)) = (operand.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>()) {
-                lanes.iter_mut().zip(operand).for_each(|(value, &add)| *value = last(*value, with));
+                lanes.iter_mut().zip(operand).for_each(|(value, &with)| *value = last(*value, with));
                 out.write_copy_of_slice(&lanes);
             } else {
-                lanes.iter_mut().zip(operand).for_each(|(value, &add)| *value = last(*value, with));
+                lanes.iter_mut().zip(operand).for_each(|(value, &with)| *value = last(*value, with));
                 out.write_copy_of_slice(&lanes[..columns]);
             }
         }
