@@ -140,9 +140,15 @@ def define_class(name: str, class_: type) -> str:
         else:
             is_class_method = isinstance(value, (classmethod, type(dict.__dict__["fromkeys"])))
             text += "\n" + define(member, getattr(class_, member), "    ", is_class_method=is_class_method)
-    text += "\n    def _repr_html_(self) -> str: ...\n    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...\n"
-    return text
+    made = "".join(f"    def {line}: ...\n" for member, line in UNDOCUMENTED.items() if member in class_.__dict__)
+    return text + (f"\n{made}" if made else "")
 
+
+# Members that say nothing of themselves.
+UNDOCUMENTED = {
+    "_repr_html_": "_repr_html_(self) -> str",
+    "__reduce__": "__reduce__(self) -> tuple[Any, tuple[Any, ...]]",
+}
 
 # Types of properties, which have no signature.
 PROPERTIES = {
@@ -150,6 +156,7 @@ PROPERTIES = {
     "num_tokens": "int",
     "codebook_size": "int",
     "image_size": "int",
+    "width": "int",
     "device": "str",
     "dtype": "str",
     "config": "dict[str, Any]",

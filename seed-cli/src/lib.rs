@@ -22,6 +22,7 @@ mod inspect;
 mod interrupt;
 mod lines;
 mod memory;
+mod minigpt;
 mod names;
 mod options;
 mod outcome;
@@ -64,6 +65,7 @@ enum Command {
     Bench(bench::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
+    Minigpt(minigpt::Args),
 }
 
 /// Runs the command line `arguments`, the program's name first, and returns its exit code. The process is the command's from
@@ -103,5 +105,6 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Outcome> {
         Command::Convert(args) => convert::run(&args, global),
         Command::Fetch(args) => fetch::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
+        Command::Minigpt(args) => minigpt::run(&args, global),
     }
 }

@@ -85,6 +85,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Text in which something begins like a box or its phrase and is none.
+    #[error(
+        "no boxes can be read from character {at} on, {text:?}: {reason}; a phrase with a box is <p>phrase</p> {{<x1><y1><x2><y2>}}"
+    )]
+    BoxText {
+        /// Where it begins, in characters from 0.
+        at: usize,
+        /// The text from there on, shortened.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A folder that is not a model bundle, or lacks a part.
     #[error("{} is not a usable model bundle: {reason}", path.display())]
     Bundle {

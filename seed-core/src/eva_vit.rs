@@ -10,7 +10,7 @@ use burn::{
         Initializer,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions},
+    tensor::{Tensor, TensorData, backend::Backend, module::conv2d, ops::ConvOptions},
 };
 
 use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention};
@@ -102,6 +102,27 @@ pub struct EvaVit<B: Backend> {
     cls_token: Param<Tensor<B, 3>>,
     pos_embed: Param<Tensor<B, 3>>,
     blocks: Vec<Block<B>>,
+}
+
+impl<B: Backend> EvaVit<B> {
+    /// The same network for images of `side` x `side` patches: position embeddings as [`resize_positions`] makes them.
+    pub fn with_side(self, side: usize) -> Self {
+        let positions = self.pos_embed.val();
+        let [_, tokens, width] = positions.dims();
+        let own = (tokens - 1).isqrt();
+        if own == side {
+            return self;
+        }
+        let values: Vec<f32> = positions.to_data().iter::<f32>().collect();
+        let values = TensorData::new(resize_positions(&values, width, own, side), [1, 1 + side * side, width]);
+        let positions = Tensor::from_data(values, (&positions.device(), positions.dtype()));
+        Self { pos_embed: Param::initialized(self.pos_embed.id, positions), ..self }
+    }
+
+    /// Position embeddings `[1, 1 + patches, width]`, the class token's first.
+    pub fn positions(&self) -> Tensor<B, 3> {
+        self.pos_embed.val()
+    }
 }
 
 #[derive(Module, Debug)]

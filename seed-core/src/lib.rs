@@ -12,7 +12,7 @@
 //! | 5 | [`detokenizer`] | codes | generation embedding `[B, 1024]` |
 //! | 6 | [`diffusion`] | generation embedding | image `[B, 3, 768, 768]` |
 //!
-//! [`tokenizer`] composes the six and is what most programs call; the rest serves files ([`checkpoint`]), training
+//! [`tokenizer`] composes the six and is what most programs call; [`minigpt`] is another model on step 2; the rest serves files ([`checkpoint`]), training
 //! ([`train`]), datasets ([`dataset`]), measuring ([`eval`]) and procedural data ([`scenes`]).
 
 mod atomic;
@@ -33,6 +33,8 @@ pub mod detokenizer;
 pub mod diffusion;
 
 pub mod tokenizer;
+
+pub mod minigpt;
 
 pub mod contrast;
 

@@ -209,7 +209,7 @@ fn prepare(core: &dyn Core, images: &[Input], limits: &Limits) -> Result<Vec<Vec
 }
 
 /// Features as `float32`.
-fn from_features(py: Python<'_>, features: Features, single: bool) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn from_features(py: Python<'_>, features: Features, single: bool) -> PyResult<Bound<'_, PyAny>> {
     let [count, tokens, width] = features.shape;
     match single {
         true => arrays::floats(py, features.values, [tokens, width]),

@@ -18,6 +18,7 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         Error::Image { .. } => "ImageError",
         Error::ImageTooLarge { .. } => "ImageTooLargeError",
         Error::CodeOutOfRange { .. } | Error::CodeCount { .. } | Error::CodesText { .. } => "CodesError",
+        Error::BoxText { .. } => "BoxesError",
         Error::Bundle { path, .. } if path.is_absolute() && !path.exists() => "MissingFileError",
         Error::Bundle { .. } => "BundleError",
         Error::Config { .. } => "ConfigError",

@@ -10,6 +10,7 @@
 //! | `call` | one long call: interpreter released, Ctrl-C, progress, panics, fork |
 //! | `errors` | errors of the core -> exceptions |
 //! | `train`, `convert` | the functions of those names |
+//! | `minigpt` | `MiniGptVision`, and what `seed_tokenizer.minigpt` stands on |
 //! | `command` | the command line |
 //!
 //! Docstrings are in Google's style and name the type of every argument; `stubs.py` makes `_native.pyi` of them.
@@ -24,6 +25,7 @@ mod encode;
 mod errors;
 mod evaluate;
 mod images;
+mod minigpt;
 mod model;
 mod tokenizer;
 mod train;
@@ -41,6 +43,11 @@ mod _native {
     use crate::dataset::verify_dataset;
     #[pymodule_export]
     use crate::errors::_panic;
+    #[pymodule_export]
+    use crate::minigpt::{
+        MiniGptVision, minigpt_draw_boxes, minigpt_format_boxes, minigpt_lora, minigpt_parse_boxes,
+        minigpt_parse_boxes_lenient, minigpt_pieces, minigpt_prompt,
+    };
     #[pymodule_export]
     use crate::tokenizer::{_restore, SeedTokenizer};
     #[pymodule_export]

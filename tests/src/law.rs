@@ -72,6 +72,7 @@ pub const LAW: &[Rule] = &[
     // Its input is an embedding: it sees none of steps 1 to 5.
     rule("diffusion", MODEL, May::Only(&["burn", "serde", "serde_json", "rand", "rand_chacha"])),
     rule("tokenizer", May::AllBut(&["train", "dataset", "eval", "scenes"]), May::AllBut(&[])),
+    rule("minigpt", May::Only(&["nn", "error", "eva_vit"]), May::Only(&["burn", "serde", "rayon"])),
     rule("contrast", MODEL, MODEL_CRATES),
     rule("checkpoint", May::Only(&["atomic", "error"]), May::AllBut(&["image", "mozjpeg", "seed_weights"])),
     rule(
@@ -114,6 +115,13 @@ pub const EXCEPTIONS: &[Exception] = &[
     ),
     exception("seed-core/src/diffusion/save.rs", "checkpoint", "the inverse of loading the folder"),
     exception("seed-core/src/diffusion/save.rs", "atomic", "the inverse of loading the folder"),
+    exception("seed-core/src/minigpt/checkpoint.rs", "checkpoint", "the official files, read as they are"),
+    exception("seed-core/src/minigpt/lora.rs", "checkpoint::Weights", "what a checkpoint holds for the language model"),
+    exception("seed-core/src/minigpt/facade.rs", "checkpoint::DType", "chosen at run time, with the backend"),
+    exception("seed-core/src/minigpt/facade.rs", "device", "the facade chooses the backend"),
+    exception("seed-core/src/minigpt/facade.rs", "pixels", "the facade takes images"),
+    exception("seed-core/src/minigpt/facade.rs", "tokenizer::Features", "features of images, as plain numbers"),
+    exception("seed-core/src/minigpt/draw.rs", "pixels::RgbImage", "boxes are drawn on an image"),
 ];
 
 /// Crates that the command line and the Python package do without: they compute nothing, and the backend is chosen in

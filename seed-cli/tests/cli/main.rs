@@ -10,6 +10,7 @@ mod encode;
 mod fake_hub;
 mod faults;
 mod fetch;
+mod minigpt;
 mod model;
 #[allow(dead_code, reason = "shared with the library's tests")]
 #[path = "../../../seed-core/tests/hub/server.rs"]

@@ -142,6 +142,14 @@ impl Weights {
         Ok(Self { name, files: vec![content], tensors, skipped })
     }
 
+    /// The same file with those of its tensors that `keep` names; the others are left out as if they were not there. Whoever
+    /// leaves out says so to the user.
+    #[must_use]
+    pub fn only(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|key, _| keep(key));
+        self
+    }
+
     /// The keys, sorted.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

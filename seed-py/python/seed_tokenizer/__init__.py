@@ -9,12 +9,13 @@
 Importing loads no model, and neither numpy nor Pillow. Threads are one for each core; RAYON_NUM_THREADS changes that.
 """
 
-from seed_tokenizer._native import SeedTokenizer, __version__, convert, train, verify_dataset
+from seed_tokenizer._native import MiniGptVision, SeedTokenizer, __version__, convert, train, verify_dataset
 from seed_tokenizer.errors import SeedError
 from seed_tokenizer.results import Images, Report
 
 __all__ = [
     "Images",
+    "MiniGptVision",
     "Report",
     "SeedError",
     "SeedTokenizer",

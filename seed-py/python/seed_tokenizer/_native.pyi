@@ -14,15 +14,108 @@ from seed_tokenizer.results import Report
 __version__: str
 
 __all__ = [
+    "MiniGptVision",
     "SeedTokenizer",
     "__version__",
     "_panic",
     "_restore",
     "convert",
     "main",
+    "minigpt_draw_boxes",
+    "minigpt_format_boxes",
+    "minigpt_lora",
+    "minigpt_parse_boxes",
+    "minigpt_parse_boxes_lenient",
+    "minigpt_pieces",
+    "minigpt_prompt",
     "train",
     "verify_dataset",
 ]
+
+@final
+class MiniGptVision:
+    """MiniGPT-v2's visual front end: turns images into embeddings that its language model reads among those of words.
+
+    Made by `from_pretrained`. All methods may be called from several threads, compute without holding the interpreter, and
+    end at Ctrl-C.
+    """
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """What became of every key of every file that the front end was read from.
+
+        Returns:
+            list[dict[str, Any]]: Of each file: "file", keys "used", keys "ignored" and why, and "no_weights", entries that are none.
+        """
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as "cpu"."""
+
+    @property
+    def dtype(self) -> str:
+        """What weights are kept in: "float32", "float16" or "bfloat16"."""
+
+    def embed(self, images: Any) -> NDArray[np.float32]:
+        """Turns images into embeddings for the language model.
+
+        Args:
+            images (Any): As in `SeedTokenizer.encode`.
+
+        Returns:
+            NDArray[np.float32]: [images, 256, 4096] for the released model, or [256, 4096] of an image that is not in a list.
+                `minigpt.inputs_embeds` puts them among the words of a prompt.
+
+        Raises:
+            InputTypeError: An object that is no image.
+            ImageError: Bytes that are no image.
+            ReadError: A file that cannot be read.
+        """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        vit: str | os.PathLike[str],
+        checkpoint: str | os.PathLike[str],
+        *,
+        ln_vision: str | os.PathLike[str] | None = None,
+        config: str | os.PathLike[str] | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        max_pixels: int | None = None,
+    ) -> MiniGptVision:
+        """Reads the front end from the released files. Nothing in them is run.
+
+        Args:
+            vit (str | os.PathLike[str]): eva_vit_g.pth, the vision transformer as BLIP-2 publishes it, or any file that holds it under
+                visual_encoder, such as model.safetensors of a bundle.
+            checkpoint (str | os.PathLike[str]): MiniGPT-v2's checkpoint, with llama_proj and LoRA.
+            ln_vision (str | os.PathLike[str] | None): A file with a trained norm. The released checkpoint was trained without: its norm
+                is ones and zeros.
+            config (str | os.PathLike[str] | None): Sizes as JSON, for models that are not of the released size.
+            device (Any): As in `SeedTokenizer.from_pretrained`.
+            dtype (Any): As in `SeedTokenizer.from_pretrained`.
+            max_pixels (int | None): As in `SeedTokenizer.from_pretrained`.
+
+        Returns:
+            MiniGptVision: The front end.
+
+        Raises:
+            WeightsError: Files that are no weights, or not of one model. Every key is used, or known, or named here.
+            ConfigError: Sizes that are not possible.
+            DeviceError: The device is not there.
+        """
+
+    @property
+    def image_size(self) -> int:
+        """Height and width that images are resized to, in pixels."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Embeddings of an image; 256 in the released model."""
+
+    @property
+    def width(self) -> int:
+        """Features of an embedding, as the language model's words have; 4096 in the released model."""
 
 @final
 class SeedTokenizer:
@@ -469,6 +562,112 @@ def main(arguments: Sequence[str]) -> int:
 
     Returns:
         int: The exit code.
+    """
+
+def minigpt_draw_boxes(image: Any, text: str, *, lenient: bool = False) -> Any:
+    """Draws the boxes of an answer on its image, a colour for each phrase.
+
+    Args:
+        image (Any): One image, as in `SeedTokenizer.encode`.
+        text (str): The answer.
+        lenient (bool): Draw what is well formed and leave out the rest.
+
+    Returns:
+        Any: A PIL image, of the size of the given one.
+
+    Raises:
+        BoxesError: As in `parse_boxes`.
+    """
+
+def minigpt_format_boxes(
+    groups: Sequence[tuple[str | None, Sequence[Sequence[float]]]],
+    size: tuple[int, int],
+) -> str:
+    """Writes boxes as MiniGPT-v2 does: whole hundredths of the image's width and height, truncated.
+
+    Args:
+        groups (Sequence[tuple[str | None, Sequence[Sequence[float]]]]): A phrase, or None, and its boxes: left, top, right and
+            bottom in pixels.
+        size (tuple[int, int]): Width and height of the image in pixels.
+
+    Returns:
+        str: Such as "<p>a dog</p> {<10><20><55><80>}<delim>{<60><1><99><40>}".
+
+    Raises:
+        ArgumentError: A box that reaches out of the image or is turned around, a phrase without boxes.
+    """
+
+def minigpt_lora(
+    checkpoint: str | os.PathLike[str],
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Reads what MiniGPT-v2's checkpoint changes in the language model. The merged weight is W + alpha / rank * B @ A; the released
+    model has alpha 16, and its rank, 64, is that of the matrices.
+
+    Args:
+        checkpoint (str | os.PathLike[str]): MiniGPT-v2's checkpoint, with keys of older or newer versions of peft.
+
+    Returns:
+        dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]: By the name of the weight in transformers' LlamaForCausalLM, A
+            [rank, input] and B [output, rank].
+
+    Raises:
+        WeightsError: A file that is no weights, a matrix without its partner, or a key that is not of MiniGPT-v2.
+    """
+
+def minigpt_parse_boxes(text: str, size: tuple[int, int]) -> list[tuple[str | None, list[list[float]]]]:
+    """Reads the boxes of an answer.
+
+    Args:
+        text (str): The answer.
+        size (tuple[int, int]): Width and height of the image in pixels; with (100, 100) boxes are as in the text.
+
+    Returns:
+        list[tuple[str | None, list[list[float]]]]: Phrases, None for boxes without one, and their boxes: left, top, right and
+            bottom in pixels.
+
+    Raises:
+        BoxesError: Something begins like a box or its phrase and is none; where and why is in the message.
+    """
+
+def minigpt_parse_boxes_lenient(
+    text: str,
+    size: tuple[int, int],
+) -> tuple[list[tuple[str | None, list[list[float]]]], list[tuple[str, str]]]:
+    """As `parse_boxes`, of an answer that may break off or miscount.
+
+    Args:
+        text (str): The answer.
+        size (tuple[int, int]): As in `parse_boxes`.
+
+    Returns:
+        tuple[list[tuple[str | None, list[list[float]]]], list[tuple[str, str]]]: What is well formed, as from `parse_boxes`; and what
+            is not, as the part of the text and what is wrong with it.
+    """
+
+def minigpt_pieces(prompt: str) -> list[tuple[str, bool]]:
+    """The pieces of a prompt, one more than it has images; each is tokenized by itself.
+
+    Args:
+        prompt (str): A prompt, with <ImageHere> for each image.
+
+    Returns:
+        list[tuple[str, bool]]: The texts, and whether the tokenizer begins a piece with its BOS: only the first.
+    """
+
+def minigpt_prompt(text: str, *, task: str | None = None, verbatim: bool = False) -> str:
+    """The prompt about one image.
+
+    Args:
+        text (str): The question, the thing to find, the box to name, or whatever else the task is about.
+        task (str | None): "vqa", "caption", "grounding", "refer", "identify" or "detection"; by default none, free conversation.
+        verbatim (bool): Take the text as it is; otherwise the sentence that MiniGPT-v2 is evaluated with is put around a question
+            ("vqa") or a thing ("refer").
+
+    Returns:
+        str: The prompt, with <ImageHere> for the image.
+
+    Raises:
+        ArgumentError: Another task, an empty text, or one with signs that separate the parts of a prompt.
     """
 
 def train(

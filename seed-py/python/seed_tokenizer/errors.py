@@ -48,6 +48,10 @@ class CodesError(SeedError, ValueError):
     """Codes that this model cannot have made."""
 
 
+class BoxesError(SeedError, ValueError):
+    """Text in which something begins like a box or its phrase and is none."""
+
+
 class BundleError(SeedError, ValueError):
     """A folder or repository that is not a model bundle."""
 
