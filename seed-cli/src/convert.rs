@@ -4,11 +4,11 @@ use std::{io::Write as _, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
 use seed_core::{
-    DType,
-    tokenizer::{Conversion, ConvertOptions, SeedConfig, convert},
+    DType, Error,
+    tokenizer::{Conversion, ConvertOptions, SeedConfig, convert_until},
 };
 
-use crate::{options::Global, outcome::Outcome};
+use crate::{interrupt, options::Global, outcome::Outcome};
 
 /// Make a bundle of official files, and account for every key in them.
 #[derive(clap::Args, Debug)]
@@ -68,7 +68,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
         image_size: args.image_size,
         dtype: args.dtype,
     };
-    let conversion = convert(&options, &args.out)?;
+    let conversion = match convert_until(&options, &args.out, &interrupt::STOP) {
+        Err(Error::Interrupted) => {
+            eprintln!("interrupted before {} was whole; the same command makes it", args.out.display());
+            return Ok(Outcome::Interrupted);
+        }
+        conversion => conversion?,
+    };
     let text = if args.json { serde_json::to_string_pretty(&conversion)? } else { table(&conversion, global.verbose) };
     writeln!(std::io::stdout(), "{text}")?;
     global.note(|| format!("bundle written: {}", args.out.display()));

@@ -14,7 +14,8 @@ use crate::{
     model,
 };
 
-/// Makes a bundle of the official files, and accounts for every key in them. Nothing in the files is run.
+/// Makes a bundle of the official files, and accounts for every key in them. Nothing in the files is run. Ctrl-C ends it with
+/// the tensor at hand; the folder is no bundle then, and the same call makes it one.
 ///
 /// Args:
 ///     quantizer (str | os.PathLike[str]): seed_quantizer.pt (SEED-2) or seed_tokenizer.pth (SEED-1), or one file with everything.
@@ -53,10 +54,10 @@ pub(crate) fn convert(
 ) -> PyResult<Py<PyAny>> {
     let dtype = dtype.map(|dtype| model::dtype(py, dtype)).transpose()?.unwrap_or(DType::F16);
     let name = name.unwrap_or_else(|| out.file_name().unwrap_or_default().to_string_lossy().into_owned());
-    let done = run(py, Ending::AfterWorkAtHand, &mut |()| Ok(()), move |_| {
+    let done = run(py, Ending::AfterWorkAtHand, &mut |()| Ok(()), move |context| {
         let config: Option<SeedConfig> = config.map(|path| read(&path)).transpose()?;
         let options = ConvertOptions { name, quantizer, vit, qformer, decoder, config, image_size, dtype };
-        tokenizer::convert(&options, &out)
+        tokenizer::convert_until(&options, &out, context.stop())
     })?;
     report(py, &done)
 }

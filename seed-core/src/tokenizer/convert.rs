@@ -12,6 +12,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Serialize;
@@ -100,6 +101,14 @@ struct Source<'a> {
 /// [`Error::TensorValue`] for values that are not finite or that the dtype cannot hold; [`Error::WeightFile`] for files of
 /// different models; [`Error::Argument`] for head counts that must be given.
 pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
+    convert_until(options, out, &AtomicBool::new(false))
+}
+
+/// As [`convert`], unless `stop` is set on the way: then `out` is not whole, and no bundle until the same call has made it one.
+///
+/// # Errors
+/// As [`convert`]; [`Error::Interrupted`].
+pub fn convert_until(options: &ConvertOptions, out: &Path, stop: &AtomicBool) -> Result<Conversion> {
     let given = [Some(&options.quantizer), options.vit.as_ref(), options.qformer.as_ref()];
     let paths: Vec<&PathBuf> = given.into_iter().flatten().collect();
     let files = paths.iter().map(|path| Weights::open(path)).collect::<Result<Vec<_>>>()?;
@@ -115,12 +124,12 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
 
     let needed = keys_and_shapes(&model);
     let tensors = tensors(&sources, &needed, [&found, &model], &all)?;
-    let conversion = Conversion {
-        model: model.clone(),
-        dtype: options.dtype,
-        interpolated_from,
-        files: paths.iter().zip(&files).map(|(path, file)| account(path, file, &sources, &needed, &model)).collect(),
+    let account = |(path, file): (&&PathBuf, &Weights)| {
+        go_on(stop)?; // a file's hash takes seconds
+        Ok(account(path, file, &sources, &needed, &model))
     };
+    let files = paths.iter().zip(&files).map(account).collect::<Result<Vec<_>>>()?;
+    let conversion = Conversion { model: model.clone(), dtype: options.dtype, interpolated_from, files };
     let config = BundleConfig {
         format: FORMAT,
         name: options.name.clone(),
@@ -141,10 +150,28 @@ pub fn convert(options: &ConvertOptions, out: &Path) -> Result<Conversion> {
     let report = serde_json::to_vec_pretty(&conversion).expect("names and sizes are JSON");
     atomic::write(&out.join(REPORT), &report)?;
     if let Some(folder) = &options.decoder {
+        go_on(stop)?;
         on_cpu(CopyDecoder { folder, out, model: &config.model, dtype: options.dtype })?;
     }
-    config.save_tensors(out, tensors, options.dtype)?;
-    Ok(conversion)
+    let tensors = tensors.into_iter().map(|(key, made)| (key, unless(stop, made))).collect();
+    let saved = config.save_tensors(out, tensors, options.dtype);
+    match saved {
+        Err(Error::TensorValue { .. }) if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
+        saved => saved.map(|()| conversion),
+    }
+}
+
+fn go_on(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// A tensor that is not made any more once `stop` is set.
+fn unless<'a>(stop: &'a AtomicBool, made: Made<'a>) -> Made<'a> {
+    let values = move || match stop.load(Ordering::Relaxed) {
+        true => Err("was not reached".to_owned()),
+        false => (made.values)(),
+    };
+    Made { shape: made.shape, values: Box::new(values) }
 }
 
 /// The bundle's tensors: those of the files, with position embeddings from `found`'s image size to `model`'s.
@@ -265,5 +292,52 @@ impl OnBackend for Expected<'_> {
 
     fn run<B: SeedBackend>(self, device: B::Device) -> Shapes {
         checkpoint::expected::<B, _>(&self.0.init::<B>(&device), &SeedNetwork::<B>::KEYS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ConvertOptions {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/seed2-mlp");
+        ConvertOptions {
+            name: "golden".to_owned(),
+            quantizer: golden.join("seed_quantizer.pt"),
+            vit: Some(golden.join("eva_vit_g.pth")),
+            qformer: None,
+            decoder: None,
+            config: Some(Files::folder(golden).json("config.json").unwrap()),
+            image_size: None,
+            dtype: DType::F32,
+        }
+    }
+
+    #[test]
+    fn an_interrupted_conversion_is_no_bundle_and_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("bundle");
+        convert(&options(), &bundle).unwrap();
+        let whole = std::fs::read(bundle.join("model.safetensors")).unwrap();
+        let stopped = convert_until(&options(), &folder.path().join("none"), &AtomicBool::new(true));
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+
+        // In the middle of the tensors: the third one asks for the end.
+        let stop = AtomicBool::new(false);
+        let made = |key: &str| {
+            let (last, stop) = (key == "c", &stop);
+            let values = move || {
+                stop.store(last, Ordering::Relaxed);
+                Ok(vec![1.0])
+            };
+            (key.to_owned(), unless(stop, Made { shape: vec![1], values: Box::new(values) }))
+        };
+        let path = folder.path().join("tensors");
+        let saved = checkpoint::save_tensors(["a", "b", "c", "d"].map(made).into(), &path, DType::F32);
+        assert!(matches!(saved, Err(Error::TensorValue { key, .. }) if key == "d"));
+        assert!(!path.exists());
+
+        convert(&options(), &bundle).unwrap();
+        assert!(whole == std::fs::read(bundle.join("model.safetensors")).unwrap());
     }
 }

@@ -14,7 +14,7 @@ mod random;
 
 pub(crate) use bundle::CONFIG;
 pub use bundle::{BundleConfig, DECODER, DecodeDefaults, FORMAT, Model, Written};
-pub use convert::{Conversion, ConvertOptions, FileAccount, convert};
+pub use convert::{Conversion, ConvertOptions, FileAccount, convert, convert_until};
 pub use copy::copy;
 pub use facade::{Embeddings, Features, Part, Progress, Provenance, SeedTokenizer, Tokenizer, open};
 pub use network::{SeedConfig, SeedNetwork};

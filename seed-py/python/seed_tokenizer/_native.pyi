@@ -531,7 +531,8 @@ def convert(
     dtype: Any = None,
     name: str | None = None,
 ) -> Report:
-    """Makes a bundle of the official files, and accounts for every key in them. Nothing in the files is run.
+    """Makes a bundle of the official files, and accounts for every key in them. Nothing in the files is run. Ctrl-C ends it with
+    the tensor at hand; the folder is no bundle then, and the same call makes it one.
 
     Args:
         quantizer (str | os.PathLike[str]): seed_quantizer.pt (SEED-2) or seed_tokenizer.pth (SEED-1), or one file with everything.
