@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Write JSON lines: {"path": ..., "codes": [...], "tokenizer": {what made them}}
     #[arg(long)]
     json: bool,
-    /// Write codes as a language model reads them: <img><img_00268>...</img>
+    /// Write codes as a language model reads them: `<img><img_00268>...</img>`
     #[arg(long, conflicts_with = "json")]
     text: bool,
     /// Add how much farther the runner-up of each code is, in squared distance; small margins may flip on other devices

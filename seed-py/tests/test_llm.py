@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said(codes: np.ndarray) -> None:
         ({"begin": "<img_00001>"}, "beginning of a code"),
         ({"begin_id": 32000}, "those of codes"),
         ({"token": "<img>"}, "one place for the number"),
-        ({"tokens": 0}, "at least one code"),
+        ({"tokens": 0}, "from 1 to 65536 codes"),
     ):
         with pytest.raises(ArgumentError, match=reason):
             Template(**arguments)

@@ -98,17 +98,15 @@ impl Constraint {
 
     fn check(&self, vocabulary: usize) -> Result<()> {
         let last = self.stop.iter().copied().chain([self.template.last_id()]).max().unwrap_or_default();
-        if vocabulary as u64 > u64::from(last) {
-            return Ok(());
-        }
-        Err(Error::Argument {
-            name: "vocabulary",
-            value: vocabulary.to_string(),
-            reason: format!(
+        let fail = |reason| Err(Error::Argument { name: "vocabulary", value: vocabulary.to_string(), reason });
+        match vocabulary as u64 {
+            ids if ids > i32::MAX as u64 => fail("ids must fit into 31 bits".to_owned()),
+            ids if ids <= u64::from(last) => fail(format!(
                 "the largest id of the template is {last}; the model's embeddings need {} rows",
                 u64::from(last) + 1
-            ),
-        })
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

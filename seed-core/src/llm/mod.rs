@@ -9,6 +9,26 @@
 //! | `prompt` | a conversation | the text that SEED-LLaMA was tuned on |
 //! | [`grammar`] | a template | grammars for sampling: 32 codes an image, no more and no fewer |
 //! | `constraint` | ids so far | the same as a mask over logits |
+//!
+//! ```
+//! use seed_core::{
+//!     Codes,
+//!     llm::{Mode, Piece, Template, TextParser},
+//! };
+//!
+//! let template = Template::seed_llama();
+//! let codes = Codes::from_rows([[7u16; 32]], 32, 8192)?;
+//! let reply = format!("A cat: {}", template.codes_to_text(&codes)?);
+//!
+//! let mut parser = TextParser::new(template, Mode::Strict);
+//! let mut pieces = Vec::new();
+//! parser.push(&reply[..20], &mut pieces)?; // as it comes
+//! parser.push(&reply[20..], &mut pieces)?;
+//! parser.finish(&mut pieces)?;
+//! let image = Piece::Image { codes: vec![7; 32], tolerated: 0 };
+//! assert_eq!(pieces, [Piece::Text("A cat: ".to_owned()), image]);
+//! # Ok::<(), seed_core::Error>(())
+//! ```
 
 mod assembler;
 mod constraint;

@@ -28,7 +28,7 @@ use crate::{
 pub struct TemplateConfig {
     /// Rows of the codebook, at most 65,536: every code is below it.
     pub codebook_size: usize,
-    /// Codes of an image.
+    /// Codes of an image, at most 65,536.
     pub tokens: usize,
     /// Id of code 0; the others follow.
     pub offset: u32,
@@ -113,13 +113,17 @@ impl Template {
         if !(1..=1 << 16).contains(&codebook_size) {
             return fail("codebook_size", &codebook_size, "a codebook has from 1 to 65536 rows".to_owned());
         }
-        if tokens == 0 {
-            return fail("tokens", &tokens, "an image has at least one code".to_owned());
+        if !(1..=1 << 16).contains(&tokens) {
+            return fail("tokens", &tokens, "an image has from 1 to 65536 codes".to_owned());
         }
         let codes = u64::from(offset)..u64::from(offset) + codebook_size as u64;
-        for (name, id) in [("offset", codes.end - 1), ("begin_id", begin_id.into()), ("end_id", end_id.into())] {
-            if id > i32::MAX as u64 {
-                return fail(name, &id, "ids must fit into 31 bits".to_owned());
+        for (name, id, last) in [
+            ("offset", offset, codes.end - 1),
+            ("begin_id", begin_id, begin_id.into()),
+            ("end_id", end_id, end_id.into()),
+        ] {
+            if last > i32::MAX as u64 {
+                return fail(name, &id, format!("ids must fit into 31 bits, and the last one would be {last}"));
             }
         }
         for (name, id) in [("begin_id", begin_id), ("end_id", end_id)] {

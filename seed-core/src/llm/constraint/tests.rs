@@ -63,6 +63,7 @@ fn masks_are_of_the_vocabulary() {
     constraint.apply(Next::Code, &mut logits).unwrap();
     assert_eq!(logits[9..15], [f32::NEG_INFINITY, 0.5, 0.5, 0.5, 0.5, f32::NEG_INFINITY]);
     let error = constraint.apply(Next::Code, &mut [0.0; 15]).unwrap_err().to_string();
+    assert!(constraint.mask(Next::Text, usize::MAX).unwrap_err().to_string().contains("31 bits"));
     assert!(error.contains("vocabulary = 15") && error.contains("need 16 rows"), "{error}");
 }
 

@@ -95,12 +95,16 @@ fn what_is_wrong_with_a_template_is_said() {
     let cases: Vec<(Change, &str)> = vec![
         (Box::new(|c| c.codebook_size = 0), "from 1 to 65536"),
         (Box::new(|c| c.codebook_size = 65_537), "from 1 to 65536"),
-        (Box::new(|c| c.tokens = 0), "at least one code"),
+        (Box::new(|c| c.tokens = 0), "from 1 to 65536 codes"),
+        (Box::new(|c| c.tokens = usize::MAX), "from 1 to 65536 codes"),
         (Box::new(|c| c.begin_id = 32_000), "begin_id = 32000 is not possible: the ids from 32000 to 40191"),
         (Box::new(|c| c.end_id = 40_191), "end_id = 40191"),
         (Box::new(|c| c.end_id = 40_192), "the mark before an image too"),
         (Box::new(|c| c.end_id = u32::MAX), "31 bits"),
-        (Box::new(|c| c.offset = u32::MAX), "offset = 4294975486 is not possible: ids must fit into 31 bits"),
+        (
+            Box::new(|c| c.offset = u32::MAX),
+            "offset = 4294967295 is not possible: ids must fit into 31 bits, and the last one would be 4294975486",
+        ),
         (text(|c| &mut c.begin, ""), "begin = \"\""),
         (text(|c| &mut c.end, "a\nb"), "no control characters"),
         (text(|c| &mut c.end, "<img>"), "begins like the other"),
