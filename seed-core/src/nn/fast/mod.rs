@@ -1,12 +1,14 @@
 //! The layers of transformers and convolutions on the CPU, without what plain tensor operations pay for: no copies between heads,
 //! no matrix of all scores or of all patches; bias, GELU and residual are added while a result is still in the first cache.
 //!
-//! Everything stands on one small matrix product, [`tile`], which with [`transpose`] holds the unsafe code of the crate but
-//! for one line of [`product`]. Processors without its instructions, other types than float32, and `SEED_KERNELS=plain` in the environment take the plain tensor
-//! operations, which are also what the tests compare with.
+//! Everything stands on one small matrix product, [`tile`], which with [`transpose`] holds the unsafe code of the module but
+//! for one line of [`product`]. A product is in float32, in pairs of bfloat16 or in quads of 8 bits ([`formats`]), each of which is
+//! 32 bits wide, so that weights of all three become panels by the same transposition of words ([`panels`]). Activations between
+//! layers are float32. Processors without the instructions, other types, and `SEED_KERNELS=plain` in the environment take the
+//! plain tensor operations, of 8 bits those of [`eight_bit`], which are also what the tests compare with.
 //!
-//! Each value is one chain of multiply-adds in the order of the inner axis, so results depend neither on the batch nor on
-//! the threads.
+//! Each value is one chain of multiply-adds in the order of the inner axis, or a sum of whole numbers, so results depend neither
+//! on the batch nor on the threads.
 
 mod attention;
 mod attention_backward;
