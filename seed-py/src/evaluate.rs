@@ -6,10 +6,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyList},
 };
-use seed_core::{
-    Codes, DecodeOptions,
-    eval::{self, CodeUsage, Reconstruction, Retrieval},
-};
+use seed_core::{Codes, DecodeOptions, eval};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,15 +16,6 @@ use crate::{
     errors::argument,
     tokenizer::SeedTokenizer,
 };
-
-/// One of the three evaluations.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Measured {
-    Retrieval(Retrieval),
-    Reconstruction(Reconstruction),
-    Codes(CodeUsage),
-}
 
 #[pymethods]
 impl SeedTokenizer {
@@ -87,8 +75,8 @@ impl SeedTokenizer {
             let core = core.as_ref();
             let data = eval::held_out(count, scene_seed, core.config().model.image_size as u32);
             context.go_on()?;
-            let measured = match what.as_str() {
-                "retrieval" => Measured::Retrieval(eval::retrieval(core, &data)?),
+            let mut record = match what.as_str() {
+                "retrieval" => json!(eval::retrieval(core, &data)?),
                 "codes" => {
                     let (model, mut rows) = (&core.config().model, Vec::new());
                     for images in data.images.chunks(AT_ONCE) {
@@ -97,7 +85,7 @@ impl SeedTokenizer {
                     }
                     let rows = rows.chunks(model.num_queries);
                     let codes = Codes::from_rows(rows, model.num_queries, model.codebook_size)?;
-                    Measured::Codes(eval::code_usage(&codes))
+                    json!(eval::code_usage(&codes))
                 }
                 _ => {
                     let mut last = None;
@@ -107,10 +95,9 @@ impl SeedTokenizer {
                         }
                         if context.go_on().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                     };
-                    Measured::Reconstruction(eval::reconstruction(core, &data, &options, &mut watch)?)
+                    json!(eval::reconstruction(core, &data, &options, &mut watch)?)
                 }
             };
-            let mut record = serde_json::to_value(&measured).expect("numbers and names are JSON");
             record["tokenizer"] = json!(core.provenance()?);
             record["scene_seed"] = scene_seed.into();
             Ok(record)

@@ -239,8 +239,8 @@ impl Recipe {
 
     /// The stage that a run ends with which is to end with `until` at the latest.
     pub fn last(&self, until: Stage) -> Stage {
-        let stages = self.plans().into_iter().map(|(stage, _)| stage);
-        stages.filter(|stage| *stage <= until).last().unwrap_or(until)
+        let mut stages = self.plans().into_iter().map(|(stage, _)| stage);
+        stages.rfind(|stage| *stage <= until).unwrap_or(until)
     }
 
     /// A table that a stage cannot do without.
