@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::LanguageModel,
+    progress::Progress,
     sequence::{END, MAX_WORDS, Sequence, Vocabulary, tensors},
 };
 
@@ -73,7 +74,13 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
 
 /// Images as blocks of ids -> the most probable words of each.
 pub(crate) fn captions(model: &LanguageModel<Flex>, vocabulary: &Vocabulary, images: &[&[u32]]) -> Vec<Vec<u32>> {
-    images.chunks(AT_ONCE).flat_map(|images| describe(model, vocabulary, images)).collect()
+    let progress = Progress::new(images.len(), 0, "captions");
+    let mut captions = Vec::with_capacity(images.len());
+    for chunk in images.chunks(AT_ONCE) {
+        captions.extend(describe(model, vocabulary, chunk));
+        progress.set(captions.len(), "");
+    }
+    captions
 }
 
 fn describe(model: &LanguageModel<Flex>, vocabulary: &Vocabulary, images: &[&[u32]]) -> Vec<Vec<u32>> {
@@ -115,7 +122,8 @@ pub(crate) fn images(
     seed: u64,
 ) -> anyhow::Result<Codes> {
     let constraint = Constraint::new(vocabulary.template().clone(), Reply::Image, vec![END])?;
-    let mut drawn = vec![Vec::new(); captions.len()];
+    let progress = Progress::new(captions.len(), 0, "images drawn as codes");
+    let (mut drawn, mut done) = (vec![Vec::new(); captions.len()], 0);
     let mut order: Vec<usize> = (0..captions.len()).collect();
     order.sort_by_key(|&i| captions[i].len()); // sequences that run together are of one length
     for same in order.chunk_by(|&a, &b| captions[a].len() == captions[b].len()) {
@@ -126,6 +134,8 @@ pub(crate) fn images(
             for (&i, reply) in chunk.iter().zip(replies) {
                 drawn[i] = reply.ids;
             }
+            done += chunk.len();
+            progress.set(done, "");
         }
     }
     Ok(vocabulary.template().ids_to_codes(&drawn.concat())?)

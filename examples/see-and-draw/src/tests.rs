@@ -23,7 +23,7 @@ fn recipe() -> Recipe {
     (sizes.width, sizes.depth, sizes.heads, sizes.hidden) = (16, 1, 2, 32);
     recipe.lora.rank = 2;
     for plan in [&mut recipe.captions, &mut recipe.images] {
-        (plan.steps, plan.batch, plan.warmup, plan.checkpoint_every) = (12, 8, 1, 5);
+        (plan.steps, plan.batch, plan.warmup, plan.checkpoint_every) = (24, 8, 1, 5);
         plan.learning_rate = 1e-2;
     }
     recipe
@@ -45,7 +45,10 @@ fn it_learns_goes_on_after_an_interruption_and_draws_whole_images() {
     let (tokenizer, recipe) = (tokenizer(), recipe());
     let (place, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (never, at_once) = (AtomicBool::new(false), AtomicBool::new(true));
-    let run = |folder: &Path, stop| Run { recipe: &recipe, folder: folder.to_owned(), tokenizer: &tokenizer, stop };
+    let run = |folder: &Path, stop| {
+        let vocabulary = Vocabulary::new(32, 1024).unwrap();
+        Run { recipe: &recipe, vocabulary, folder: folder.to_owned(), tokenizer: &tokenizer, stop }
+    };
     let undisturbed = run(place.path(), &never);
     assert!(undisturbed.train(Stage::Images).is_err(), "images come after captions");
     for stage in Stage::ALL {
@@ -54,15 +57,15 @@ fn it_learns_goes_on_after_an_interruption_and_draws_whole_images() {
     for stage in Stage::ALL {
         let losses = losses(place.path(), stage);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-        assert_eq!(losses.len(), 12);
-        assert!(mean(&losses[9..]) < 0.9 * mean(&losses[..3]), "{stage:?}: {losses:?}");
+        assert_eq!(losses.len(), 24);
+        assert!(mean(&losses[21..]) < 0.9 * mean(&losses[..3]), "{stage:?}: {losses:?}");
     }
 
     // One step a sitting.
     let disturbed = run(other.path(), &at_once);
     for stage in [Stage::Captions, Stage::Images] {
         let sittings = std::iter::repeat_with(|| disturbed.train(stage).unwrap());
-        assert_eq!(sittings.take_while(|ended| *ended == Ended::Interrupted).count(), 11);
+        assert_eq!(sittings.take_while(|ended| *ended == Ended::Interrupted).count(), 23);
         assert_eq!(losses(other.path(), stage), losses(place.path(), stage));
     }
 

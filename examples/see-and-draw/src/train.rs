@@ -110,7 +110,6 @@ pub(crate) enum Ended {
 }
 
 impl Run<'_> {
-    /// The tokens of this run.
     /// Whether the folder holds a part of a run.
     pub(crate) fn has_begun(&self) -> bool {
         let begun = |stage: &Stage| {
@@ -288,10 +287,12 @@ fn read<B: Backend, R: Record<B>>(path: &Path, device: &B::Device) -> anyhow::Re
 }
 
 /// Writes beside the place and renames into it.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut beside| {
+    let new = |path: &Path| fs::File::options().write(true).create_new(true).open(path); // with a new file's permissions
+    let written = tempfile::Builder::new().prefix(".writing-").make_in(folder, new).and_then(|mut beside| {
         beside.write_all(bytes)?;
+        beside.as_file().sync_all()?;
         Ok(beside.persist(path)?)
     });
     written.map(drop).with_context(|| format!("cannot write {}", path.display()))
