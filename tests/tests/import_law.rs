@@ -90,7 +90,7 @@ fn what_breaks_the_law_is_seen() {
         ("tokenizer/facade.rs", "use crate::train::Recipe;", "module `train`"),
         ("tokenizer/facade.rs", "#[cfg(feature = \"cuda\")] use crate::nn;", "feature \"cuda\""),
         ("qformer.rs", "#[cfg(feature = \"train\")] use crate::nn;", "feature \"train\""),
-        ("llm/packing.rs", "", "which the law does not know"),
+        ("packing/mod.rs", "", "which the law does not know"),
     ] {
         let (broken, _) = check(&format!("seed-core/src/{file}"), source, &whole);
         assert_eq!(broken.len(), 1, "{file}: {source}: {broken:?}");

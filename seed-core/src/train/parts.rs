@@ -9,9 +9,9 @@
 use std::ops::Range;
 
 use burn::{
-    module::AutodiffModule,
+    module::{AutodiffModule, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::Tensor,
+    tensor::{Tensor, backend::Backend},
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -87,6 +87,7 @@ impl<A: TrainBackend> Parts<A> {
         I: Send,
         T: Send,
     {
+        model.visit(&mut Drawn);
         let mut queues: Vec<Vec<(usize, I)>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for (part, item) in items.into_iter().enumerate() {
             queues[part % self.lanes.len()].push((part, item));
@@ -207,6 +208,15 @@ impl<A: TrainBackend> Parts<A> {
     }
 }
 
+/// Draws initial values that nobody has asked for yet: copies of the model would each draw their own.
+struct Drawn;
+
+impl<B: Backend> ModuleVisitor<B> for Drawn {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        param.val();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::{
@@ -272,10 +282,10 @@ mod tests {
 
     /// Two towers of one layer, and a scale.
     #[derive(burn::module::Module, Debug)]
-    struct Towers<B: burn::tensor::backend::Backend> {
+    struct Towers<B: Backend> {
         image: Linear<B>,
         text: Linear<B>,
-        scale: burn::module::Param<Tensor<B, 1>>,
+        scale: Param<Tensor<B, 1>>,
     }
 
     /// The contrast of a batch in parts, on one device and on several, has the gradients of the whole: of the towers, through
@@ -286,11 +296,8 @@ mod tests {
         const ROUNDING: f32 = 1e-6;
         let device = Default::default();
         let linear = || LinearConfig::new(5, 3).init(&device);
-        let model = Towers::<A> {
-            image: linear(),
-            text: linear(),
-            scale: burn::module::Param::from_tensor(Tensor::ones([1], &device)),
-        };
+        let model =
+            Towers::<A> { image: linear(), text: linear(), scale: Param::from_tensor(Tensor::ones([1], &device)) };
         let random = || Tensor::<A, 2>::random([7, 5], Distribution::Default, &device);
         let (images, texts) = (random(), random());
         let learn = |parts: usize, devices: usize| {

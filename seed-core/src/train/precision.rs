@@ -43,7 +43,7 @@ impl<B: Backend> ModuleMapper<B> for Round {
         }
         let (id, value) = (param.id, param.val());
         let learns = value.is_require_grad();
-        Param::initialized(id, value.detach().cast(DType::BF16).set_require_grad(learns))
+        Param::initialized(id, value.cast(DType::BF16).detach().set_require_grad(learns))
     }
 }
 
