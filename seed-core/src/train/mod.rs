@@ -78,9 +78,9 @@ use teacher::Teacher;
 /// Returns the bundle, or nothing when `session` or the recipe ends before there is one.
 ///
 /// # Errors
-/// [`Error::Interrupted`](crate::Error::Interrupted) after the session's stop, with a checkpoint;
-/// [`Error::Diverged`](crate::Error::Diverged); [`Error::Argument`](crate::Error::Argument) for a given tokenizer or decoder
-/// of other sizes than the recipe's; [`Error::Config`](crate::Error::Config) for what a stage needs and nobody gives;
+/// [`Error::Interrupted`] after the session's stop, with a checkpoint;
+/// [`Error::Diverged`]; [`Error::Argument`] for a given tokenizer or decoder
+/// of other sizes than the recipe's; [`Error::Config`] for what a stage needs and nobody gives;
 /// reading and writing.
 pub fn train<A: TrainBackend>(
     recipe: &Recipe,
@@ -214,7 +214,7 @@ fn autoencoder<A: TrainBackend>(
 /// As [`train`], on the autodiff form of a device's backend.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device); as [`train`].
+/// [`Error::Device`]; as [`train`].
 pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result<Option<PathBuf>> {
     run_on(recipe, session, &[device])
 }
@@ -223,7 +223,7 @@ pub fn run(recipe: &Recipe, session: &mut Session<'_>, device: Device) -> Result
 /// how many they are, up to the order of sums.
 ///
 /// # Errors
-/// As [`run()`]; [`Error::Device`](crate::Error::Device) for devices of different kinds.
+/// As [`run()`]; [`Error::Device`] for devices of different kinds.
 pub fn run_on(recipe: &Recipe, session: &mut Session<'_>, devices: &[Device]) -> Result<Option<PathBuf>> {
     struct Train<'a, 's>(&'a Recipe, &'a mut Session<'s>);
     impl OnBackend for Train<'_, '_> {

@@ -1,6 +1,6 @@
 //! What the stages learn from: images with captions, drawn by their number alone.
 //!
-//! A [`Data`] is a few endless sequences of images, one for each [`Sequence`]; a stage asks for so many of them from a position
+//! A `Data` is a few endless sequences of images, one for each `Sequence`; a stage asks for so many of them from a position
 //! on. What stands at a position follows from the recipe and the data, so that a run which goes on gets the batches of
 //! one that was never interrupted.
 //!
