@@ -14,8 +14,8 @@ from seed_tokenizer.results import Report
 __version__: str
 
 __all__ = [
-    "MiniGptVision",
     "Constraint",
+    "MiniGptVision",
     "SeedTokenizer",
     "Template",
     "_Packer",
@@ -39,6 +39,48 @@ __all__ = [
     "train",
     "verify_dataset",
 ]
+
+@final
+class Constraint:
+    """Holds a reply to a template: says which ids may come next.
+
+    Args:
+        template (Template): How images are written.
+        reply (str): What a reply may be: "image", one and nothing else, or "interleaved", text and images.
+        stop (Any): Ids that end a reply; "image" needs one.
+
+    Raises:
+        ArgumentError: A reply that could not end.
+    """
+
+    def __new__(cls, template: Template, reply: str = "interleaved", stop: Any = None) -> Constraint: ...
+
+    def mask(self, next: str, vocabulary: int) -> NDArray[np.bool_]:
+        """Says which ids of a vocabulary may come.
+
+        Args:
+            next (str): What `next` says.
+            vocabulary (int): Ids of the vocabulary: as many as there are logits.
+
+        Returns:
+            NDArray[np.bool_]: Whether each id may come.
+
+        Raises:
+            ArgumentError: A vocabulary without the tokens of images.
+        """
+
+    def next(self, prompt: Any, reply: Any) -> str:
+        """Says what may come after a prompt and the reply so far. An image may have begun in the prompt.
+
+        Args:
+            prompt (Any): Ids of the prompt.
+            reply (Any): Ids of the reply so far.
+
+        Returns:
+            str: "text", any id but a code or an end mark; "begin", the begin mark; "code"; "end", the end mark; or "stop".
+        """
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class MiniGptVision:
@@ -124,46 +166,6 @@ class MiniGptVision:
     @property
     def width(self) -> int:
         """Features of an embedding, as the language model's words have; 4096 in the released model."""
-class Constraint:
-    """Holds a reply to a template: says which ids may come next.
-
-    Args:
-        template (Template): How images are written.
-        reply (str): What a reply may be: "image", one and nothing else, or "interleaved", text and images.
-        stop (Any): Ids that end a reply; "image" needs one.
-
-    Raises:
-        ArgumentError: A reply that could not end.
-    """
-
-    def __new__(cls, template: Template, reply: str = "interleaved", stop: Any = None) -> Constraint: ...
-
-    def mask(self, next: str, vocabulary: int) -> NDArray[np.bool_]:
-        """Says which ids of a vocabulary may come.
-
-        Args:
-            next (str): What `next` says.
-            vocabulary (int): Ids of the vocabulary: as many as there are logits.
-
-        Returns:
-            NDArray[np.bool_]: Whether each id may come.
-
-        Raises:
-            ArgumentError: A vocabulary without the tokens of images.
-        """
-
-    def next(self, prompt: Any, reply: Any) -> str:
-        """Says what may come after a prompt and the reply so far. An image may have begun in the prompt.
-
-        Args:
-            prompt (Any): Ids of the prompt.
-            reply (Any): Ids of the reply so far.
-
-        Returns:
-            str: "text", any id but a code or an end mark; "begin", the begin mark; "code"; "end", the end mark; or "stop".
-        """
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class SeedTokenizer:
@@ -976,6 +978,8 @@ def minigpt_prompt(text: str, *, task: str | None = None, verbatim: bool = False
 
     Raises:
         ArgumentError: Another task, an empty text, or one with signs that separate the parts of a prompt.
+    """
+
 def offset_for(folder: str | os.PathLike[str], token: str = "<img_{:05}>") -> int:
     """Says which id code 0 has in a tokenizer, or would get.
 
