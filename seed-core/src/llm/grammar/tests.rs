@@ -45,6 +45,24 @@ fn matches(alternative: &str, text: &str) -> bool {
     rest.is_empty()
 }
 
+/// The letters of a class, each as [`in_class`] writes it: `\xFC` is one letter, not an `x`, an `F` and a `C` too.
+fn letters_of(class: &str) -> Vec<&str> {
+    let mut rest = class;
+    let mut letters = Vec::new();
+    while let Some(first) = rest.chars().next() {
+        let len = match rest.as_bytes() {
+            [b'\\', b'x', ..] => 4,
+            [b'\\', b'u', ..] => 6,
+            [b'\\', b'U', ..] => 10,
+            _ => first.len_utf8(),
+        };
+        let (letter, others) = rest.split_at(len);
+        letters.push(letter);
+        rest = others;
+    }
+    letters
+}
+
 /// Whether rules that [`text_rules`] made take `text`.
 fn takes(rules: &str, text: &str) -> bool {
     let rules: Vec<&str> = rules.lines().collect();
@@ -54,7 +72,7 @@ fn takes(rules: &str, text: &str) -> bool {
             let (class, next) = way.rsplit_once("] text")?;
             let class = class.trim_start_matches('[');
             let (class, is_without) = (class.trim_start_matches('^'), class.starts_with('^'));
-            let is_in = class.contains(&in_class(letter));
+            let is_in = letters_of(class).contains(&in_class(letter).as_str());
             (is_in != is_without).then(|| next.parse().unwrap())
         });
         match next {
@@ -84,8 +102,9 @@ proptest! {
         }
     }
 
+    // `C`, `F` and `x` occur in the way in which a class writes `ü`.
     #[test]
-    fn text_holds_no_mark(text in "(<im|g|>|_|/|<|</|i|<img|ü|a|.){0,12}") {
+    fn text_holds_no_mark(text in "(<im|g|>|_|/|<|</|i|<img|ü|a|[CFx]|.){0,12}") {
         for [begin, end, token] in [["<img>", "</img>", "<img_{:05}>"], ["aaba", "ab/", "ü<{}>"]] {
             let config = TemplateConfig {
                 begin: begin.to_owned(), end: end.to_owned(), token: token.to_owned(), ..TemplateConfig::seed_llama()
