@@ -14,8 +14,9 @@ use burn::tensor::{
     module::interpolate,
     ops::{InterpolateMode, InterpolateOptions},
 };
+use serde::{Deserialize, Serialize};
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, conv2d_add, group_norm_silu};
+use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, conv2d_add, group_norm, group_norm_silu, silu};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {
@@ -32,18 +33,29 @@ pub(super) fn norm_layer<B: Backend>(groups: usize, channels: usize, eps: f64, d
     GroupNormConfig::new(groups, channels).with_epsilon(eps).init(device)
 }
 
+/// How a time embedding enters a residual block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeScaleShift {
+    /// It is added between the convolutions.
+    #[default]
+    Default,
+    /// It scales what the second normalization leaves, by one and a half of its features, and is added to that by the other.
+    ScaleShift,
+}
+
 /// Sizes of a [`ResnetBlock`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResnetSizes {
     pub(super) in_channels: usize,
     pub(super) out_channels: usize,
-    /// Features of the time embedding; the autoencoder has none.
-    pub(super) time_dim: Option<usize>,
+    /// Features of the time embedding and how it enters; the autoencoder has none.
+    pub(super) time: Option<(usize, TimeScaleShift)>,
     pub(super) groups: usize,
     pub(super) eps: f64,
 }
 
-/// Two normalized 3 x 3 convolutions with a shortcut; the time embedding is added between them.
+/// Two normalized 3 x 3 convolutions with a shortcut; the time embedding enters between them.
 #[derive(Module, Debug)]
 pub struct ResnetBlock<B: Backend> {
     norm1: GroupNorm<B>,
@@ -52,18 +64,22 @@ pub struct ResnetBlock<B: Backend> {
     norm2: GroupNorm<B>,
     conv2: Conv2d<B>,
     conv_shortcut: Option<Conv2d<B>>,
+    scales: bool,
 }
 
 impl ResnetSizes {
     pub(super) fn init<B: Backend>(self, device: &B::Device) -> ResnetBlock<B> {
-        let Self { in_channels, out_channels, time_dim, groups, eps } = self;
+        let Self { in_channels, out_channels, time, groups, eps } = self;
+        let scales = matches!(time, Some((_, TimeScaleShift::ScaleShift)));
+        let of_time = if scales { 2 * out_channels } else { out_channels };
         ResnetBlock {
             norm1: norm_layer(groups, in_channels, eps, device),
             conv1: conv_3x3([in_channels, out_channels], device),
-            time_emb_proj: time_dim.map(|dim| LinearConfig::new(dim, out_channels).init(device)),
+            time_emb_proj: time.map(|(dim, _)| LinearConfig::new(dim, of_time).init(device)),
             norm2: norm_layer(groups, out_channels, eps, device),
             conv2: conv_3x3([out_channels, out_channels], device),
             conv_shortcut: (in_channels != out_channels).then(|| conv_1x1([in_channels, out_channels], device)),
+            scales,
         }
     }
 }
@@ -73,14 +89,18 @@ impl<B: SeedBackend> ResnetBlock<B> {
     /// `[batch, out_channels, height, width]`.
     pub fn forward(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
         let hidden = group_norm_silu(&self.norm1, x.clone());
-        let hidden = match (&self.time_emb_proj, time) {
-            (Some(project), Some(time)) => {
-                let time = project.forward(time.clone()).unsqueeze_dims(&[2, 3]); // [batch, out_channels, 1, 1]
-                conv2d_add(&self.conv1, hidden, time)
-            }
-            _ => conv2d(&self.conv1, hidden),
+        let time = match (&self.time_emb_proj, time) {
+            (Some(project), Some(time)) => Some(project.forward(time.clone()).unsqueeze_dims(&[2, 3])), // [batch, .., 1, 1]
+            _ => None,
         };
-        let hidden = group_norm_silu(&self.norm2, hidden);
+        let hidden = match time {
+            Some(time) if self.scales => {
+                let [scale, shift] = time.chunk(2, 1).try_into().expect("an even number of features");
+                silu(group_norm(&self.norm2, conv2d(&self.conv1, hidden)) * (scale + 1.0) + shift)
+            }
+            Some(time) => group_norm_silu(&self.norm2, conv2d_add(&self.conv1, hidden, time)),
+            None => group_norm_silu(&self.norm2, conv2d(&self.conv1, hidden)),
+        };
         let shortcut = match &self.conv_shortcut {
             Some(shortcut) => conv2d(shortcut, x),
             None => x,

@@ -63,7 +63,7 @@ pub(super) const UNET: Fields = Fields {
         ("only_cross_attention", &["false"]),
         ("resnet_out_scale_factor", &["1"]),
         ("resnet_skip_time_act", &["false"]),
-        ("resnet_time_scale_shift", &[r#""default""#]),
+        ("resnet_time_scale_shift", &[r#""default""#, r#""scale_shift""#]),
         ("reverse_transformer_layers_per_block", &["null"]),
         ("time_cond_proj_dim", &["null"]),
         ("time_embedding_act_fn", &["null"]),

@@ -1,4 +1,5 @@
-//! Parity with diffusers 0.20.2 and transformers 4.30.2 on tiny models: `tests/golden/unclip` and `tests/golden/sd1`.
+//! Parity with diffusers 0.20.2 and transformers 4.30.2 on tiny models: `tests/golden/unclip` and `tests/golden/sd1`; a UNet
+//! with `resnet_time_scale_shift` with diffusers 0.42.1: `tests/golden/scale-shift`.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -74,7 +75,16 @@ fn start<B: SeedBackend>(cases: &Cases, negative: bool) -> Start<B> {
     Start { latents: cases.floats("latents"), noise: Some(cases.floats("noise")), negative_noise }
 }
 
-on_every_backend!(empty_prompt, image_encoder, class_labels, networks, runs, negative_embeddings, stable_diffusion_1,);
+on_every_backend!(
+    empty_prompt,
+    image_encoder,
+    class_labels,
+    networks,
+    scale_shift,
+    runs,
+    negative_embeddings,
+    stable_diffusion_1,
+);
 
 fn empty_prompt<B: SeedBackend>() {
     let (model, cases) = unclip::<B>();
@@ -105,6 +115,15 @@ fn networks<B: SeedBackend>() {
     let found = model.unet.forward(cases.floats("latents"), &[401.0, 401.0], context, labels);
     assert_close("unet", found, cases.floats("unet.t401"), NETWORK);
     assert_close("vae", model.vae.decode(cases.floats("latents")), cases.floats("vae.decode"), NETWORK);
+}
+
+fn scale_shift<B: SeedBackend>() {
+    let cases = Cases::open("scale-shift");
+    let device = Default::default();
+    let (_, unet) = super::pipeline::load_unet::<B>(&files("scale-shift"), &device, checkpoint::DType::F32).unwrap();
+    let labels = Some(cases.floats("class_labels"));
+    let found = unet.forward(cases.floats("sample"), &[401.0, 7.0], cases.floats("context"), labels);
+    assert_close("unet", found, cases.floats("output"), NETWORK);
 }
 
 fn runs<B: SeedBackend>() {

@@ -10,6 +10,7 @@ use burn::nn::{GroupNorm, conv::Conv2d};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
+pub use super::blocks::TimeScaleShift;
 use super::blocks::{conv_3x3, norm_layer, sinusoidal_embedding};
 use super::unet_blocks::{DownBlock, LevelSizes, MidBlock, UpBlock, UpChannels};
 use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, group_norm_silu, silu};
@@ -52,6 +53,9 @@ pub struct UNetConfig {
     /// Epsilon of the group normalizations outside of transformers.
     #[serde(default = "default_eps")]
     pub norm_eps: f64,
+    /// How time and class enter the residual blocks.
+    #[serde(default)]
+    pub resnet_time_scale_shift: TimeScaleShift,
 }
 
 /// A level on the way down.
@@ -132,6 +136,7 @@ impl UNetConfig {
             projection_class_embeddings_input_dim: Some(2048),
             norm_num_groups: 32,
             norm_eps: 1e-5,
+            resnet_time_scale_shift: TimeScaleShift::Default,
         }
     }
 
@@ -202,7 +207,7 @@ impl UNetConfig {
 
     fn level(&self, level: usize, attention: bool) -> LevelSizes {
         LevelSizes {
-            time_dim: 4 * self.block_out_channels[0],
+            time: (4 * self.block_out_channels[0], self.resnet_time_scale_shift),
             groups: self.norm_num_groups,
             eps: self.norm_eps,
             context_dim: self.cross_attention_dim,
@@ -336,6 +341,11 @@ mod tests {
         }
     }
 
+    fn entered(time: &str, config: UNetConfig) -> UNetConfig {
+        let resnet_time_scale_shift = serde_json::from_value(time.into()).unwrap();
+        UNetConfig { resnet_time_scale_shift, ..config }
+    }
+
     fn run<B: SeedBackend>(config: &UNetConfig, size: [usize; 2]) -> (UNet<B>, Tensor<B, 4>) {
         let device = Default::default();
         let unet = config.init::<B>(&device);
@@ -349,8 +359,8 @@ mod tests {
     #[test]
     fn any_number_of_levels_and_any_size() {
         for levels in 1..=4 {
-            for size in [[8, 8], [16, 8], [9, 13]] {
-                let (_, out) = run::<Flex>(&tiny(levels), size);
+            for (size, entry) in [([8, 8], "default"), ([16, 8], "scale_shift"), ([9, 13], "default")] {
+                let (_, out) = run::<Flex>(&entered(entry, tiny(levels)), size);
                 assert_eq!(out.dims(), [2, 4, size[0], size[1]], "{levels} levels");
             }
         }
@@ -370,8 +380,8 @@ mod tests {
                 self.1 += 1;
             }
         }
-        for linear in [true, false] {
-            let config = UNetConfig { use_linear_projection: linear, ..tiny(3) };
+        for (linear, time) in [(true, "default"), (false, "scale_shift")] {
+            let config = entered(time, UNetConfig { use_linear_projection: linear, ..tiny(3) });
             let (unet, out) = run::<Train>(&config, [8, 8]);
             let gradients = out.square().mean().backward();
             let mut check = Check(&gradients, 0);

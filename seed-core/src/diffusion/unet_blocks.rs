@@ -12,7 +12,7 @@ use burn::nn::{
 };
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, Upsample, norm_layer};
+use super::blocks::{Downsample, DownsamplePadding, ResnetBlock, ResnetSizes, TimeScaleShift, Upsample, norm_layer};
 use crate::nn::{
     LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, conv2d, conv2d_add, group_norm, transpose,
 };
@@ -23,7 +23,7 @@ const TRANSFORMER_EPS: f64 = 1e-6;
 /// What all blocks of one UNet level have in common.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LevelSizes {
-    pub(super) time_dim: usize,
+    pub(super) time: (usize, TimeScaleShift),
     pub(super) groups: usize,
     pub(super) eps: f64,
     pub(super) context_dim: usize,
@@ -35,8 +35,8 @@ pub(super) struct LevelSizes {
 impl LevelSizes {
     fn resnet<B: SeedBackend>(&self, channels: [usize; 2], device: &B::Device) -> ResnetBlock<B> {
         let [in_channels, out_channels] = channels;
-        let time_dim = Some(self.time_dim);
-        ResnetSizes { in_channels, out_channels, time_dim, groups: self.groups, eps: self.eps }.init(device)
+        let time = Some(self.time);
+        ResnetSizes { in_channels, out_channels, time, groups: self.groups, eps: self.eps }.init(device)
     }
 
     fn transformers<B: SeedBackend>(&self, channels: usize, count: usize, device: &B::Device) -> Vec<Transformer2d<B>> {

@@ -155,7 +155,7 @@ impl VaeConfig {
 
     fn resnet<B: SeedBackend>(&self, in_channels: usize, out_channels: usize, device: &B::Device) -> ResnetBlock<B> {
         let groups = self.norm_num_groups;
-        ResnetSizes { in_channels, out_channels, time_dim: None, groups, eps: EPS }.init(device)
+        ResnetSizes { in_channels, out_channels, time: None, groups, eps: EPS }.init(device)
     }
 
     fn middle<B: SeedBackend>(&self, channels: usize, device: &B::Device) -> MidBlock<B> {

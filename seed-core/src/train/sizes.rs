@@ -6,7 +6,7 @@ use crate::{
     contrast::ContrastConfig,
     diffusion::{
         UNetConfig, VaeConfig,
-        unet::{ClassEmbedding, DownBlockType, Heads, UpBlockType},
+        unet::{ClassEmbedding, DownBlockType, Heads, TimeScaleShift, UpBlockType},
     },
     scenes,
     tokenizer::SeedConfig,
@@ -32,6 +32,10 @@ pub struct DiffusionSizes {
     pub head_dim: usize,
     /// Groups of the UNet's group normalizations.
     pub unet_groups: usize,
+    /// How time and condition enter the UNet's residual blocks: "default", added, as in Stable Diffusion, or "scale_shift", which
+    /// small UNets learn a condition by in far fewer steps.
+    #[serde(default)]
+    pub time_scale_shift: TimeScaleShift,
     /// Features of the context, which is zeros: nothing is said in words.
     pub context: usize,
     /// Scenes that the UNet learns from.
@@ -121,6 +125,7 @@ impl DiffusionSizes {
             projection_class_embeddings_input_dim: Some(2 * model.generation_dim),
             norm_num_groups: self.unet_groups,
             norm_eps: 1e-5,
+            resnet_time_scale_shift: self.time_scale_shift,
         }
     }
 }
