@@ -179,14 +179,17 @@ impl Scene {
     }
 
     /// A scene that differs from this one in exactly one attribute: colour, shape, size, texture or cell of one object,
-    /// or colour or kind of the background. It may belong to the other split.
+    /// or colour or kind of the background. Of an object it is the shape in seven cases of fifteen, because shapes are learned last.
+    /// It may belong to the other split.
     pub fn variant(&self, rng: &mut impl Rng) -> Self {
         const PER_OBJECT: usize = 5;
+        const SHAPE: usize = 0;
         let Self { mut objects, mut background } = self.clone();
         let slot = below(rng, PER_OBJECT * objects.len() + 2);
         if let Some(object) = objects.get_mut(slot / PER_OBJECT) {
-            match slot % PER_OBJECT {
-                0 => object.shape = pick_except(rng, &Shape::ALL, &[object.shape]),
+            let attribute = if below(rng, 3) == 0 { SHAPE } else { slot % PER_OBJECT };
+            match attribute {
+                SHAPE => object.shape = pick_except(rng, &Shape::ALL, &[object.shape]),
                 1 => object.colour = pick_except(rng, &Colour::ALL, &[object.colour]),
                 2 => object.texture = pick_except(rng, &Texture::ALL, &[object.texture]),
                 3 => object.size = pick_except(rng, &Size::ALL, &[object.size]),

@@ -16,8 +16,7 @@ use super::{
     objective,
     plan::Plan,
     run::{Output, Session, Steps, TrainBackend, optimise, scalar},
-    sketch::SIDE,
-    vision::SKETCH,
+    sketch::{SIDE, WEIGHT},
 };
 
 /// Images whose features are averaged.
@@ -45,7 +44,7 @@ pub(super) fn train<A: TrainBackend>(
         let (contrast, accuracy) = objective::contrast(last, caption, scale(&model.causal_scale), 0.0);
         let sketch = model.causal_sketch.error(causal, batch.signed_pixels_of_size(SIDE, device));
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
-        Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
+        Ok(Output { loss: contrast + sketch * WEIGHT, metrics }.backward(model))
     };
     let keys = |step: usize| Ok(data.batch(Sequence::Contrast, step * plan.batch, plan.batch)?.keys);
     let mut task = Steps { step, after: |model, _| Ok(model), validate: |_: &TrainModel<A>| Ok(Vec::new()), keys };

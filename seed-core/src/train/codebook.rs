@@ -26,8 +26,7 @@ use super::{
     plan::Plan,
     rows::{distinct, restart},
     run::{Output, Session, Steps, TrainBackend, optimise, scalar},
-    sketch::SIDE,
-    vision::SKETCH,
+    sketch::{SIDE, WEIGHT},
 };
 
 /// Weights of the quantisation, semantic and generation losses.
@@ -86,7 +85,7 @@ pub(super) fn train<A: TrainBackend>(
             ("batch_codes", distinct(codes)),
         ];
         let official = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
-        let loss = official + (before + after) * CONTRAST + sketch * SKETCH;
+        let loss = official + (before + after) * CONTRAST + sketch * WEIGHT;
         Ok(Output { loss, metrics }.backward(model))
     };
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;

@@ -12,12 +12,16 @@ use burn::{
 
 use crate::nn::{Linear, LinearConfig, SeedBackend, gelu};
 
-/// Pixels of a coarse picture's side.
-pub(super) const SIDE: usize = 16;
+/// Pixels of a coarse picture's side: enough to tell the shape of a scene's small objects, 6 pixels wide. With half of it
+/// embeddings say where objects are and in which colours, and not what they are.
+pub(super) const SIDE: usize = 32;
+/// Weight of the picture's error in a stage's loss.
+pub(super) const WEIGHT: f64 = 400.0;
 /// Features of each causal embedding that its picture is rebuilt from.
 const NARROW: usize = 8;
-/// Inner features of the heads.
-const HIDDEN: usize = 512;
+/// Inner features of the heads for each that they read. In narrower ones the shapes of one place are paid for with those of
+/// another.
+const WIDENING: usize = 8;
 
 /// Rebuilds coarse pictures, as values in -1..1.
 #[derive(Module, Debug)]
@@ -41,8 +45,8 @@ impl<B: Backend> Sketch<B> {
     fn new(narrow: Option<Linear<B>>, input: usize, device: &B::Device) -> Self {
         Self {
             narrow,
-            hidden: LinearConfig::new(input, HIDDEN).init(device),
-            pixels: LinearConfig::new(HIDDEN, 3 * SIDE * SIDE).init(device),
+            hidden: LinearConfig::new(input, WIDENING * input).init(device),
+            pixels: LinearConfig::new(WIDENING * input, 3 * SIDE * SIDE).init(device),
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The layers' own initial values shrink a signal at every convolution, below the biases after ten of them, and training
 //! begins with thousands of steps that undo it. So convolutions start at unit gain, and what ends a residual branch starts
-//! at zero (arXiv 2105.05233, appendix), so that the network starts as its shortcuts. The autoencoder's log-variance starts
-//! low: noise that is louder than a random mean teaches the decoder to ignore its latents.
+//! at zero (arXiv 2105.05233, appendix), so that the network starts as its shortcuts. The way of time and condition into the
+//! UNet starts louder than its layers would: through theirs a condition arrives at a thirtieth of the features that it is to
+//! steer. The autoencoder's log-variance starts low: noise that is louder than a random mean teaches the decoder to ignore
+//! its latents.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -13,6 +15,10 @@ use burn::{
 
 /// Layers that end a residual branch, by name.
 const BRANCH_ENDS: [&str; 2] = ["conv2", "proj_out"];
+/// Layers by which the condition, and with it the time, enters a UNet, by name.
+const CONDITIONS: [&str; 2] = ["class_embedding", "time_emb_proj"];
+/// What they multiply a signal's level by at the start: the SiLU in front of most of them leaves 0.6 of it.
+const CONDITION_GAIN: f64 = 1.7;
 /// The layer that ends with log-variances, by name.
 const MOMENTS: &str = "quant_conv";
 /// Their value at the start: a standard deviation of 0.02.
@@ -86,6 +92,9 @@ impl<B: Backend> ModuleMapper<B> for Start {
             let half = dims[0] / 2;
             let low = value.clone().narrow(0, half, dims[0] - half).zeros_like() + LOG_VARIANCE;
             Tensor::cat(vec![value.narrow(0, 0, half), low], 0)
+        } else if D == 2 && CONDITIONS.iter().any(|layer| self.within(layer)) {
+            let std = (dims[0] as f64).powf(-0.5) * CONDITION_GAIN; // of a weight [input, output]
+            Initializer::Normal { mean: 0.0, std }.init(dims, &device).val()
         } else if D == 4 {
             let fan_in: usize = dims[1..].iter().product();
             Initializer::Normal { mean: 0.0, std: (fan_in as f64).powf(-0.5) }.init(dims, &device).val()

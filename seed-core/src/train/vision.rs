@@ -16,11 +16,8 @@ use super::{
     objective,
     plan::Plan,
     run::{Mean, Output, Session, Steps, TrainBackend, VALIDATION_LOSS, optimise, scalar},
-    sketch::SIDE,
+    sketch::{SIDE, WEIGHT},
 };
-
-/// Weight of the coarse picture's error.
-pub(super) const SKETCH: f64 = 20.0;
 
 pub(super) fn train<A: TrainBackend>(
     plan: &Plan,
@@ -42,7 +39,7 @@ pub(super) fn train<A: TrainBackend>(
         let drawn = batch.signed_pixels_of_size(SIDE, device);
         let sketch = model.image_sketch.error(generation_target(image).unsqueeze_dim(1), drawn);
         let metrics = vec![("batch_accuracy", accuracy), ("sketch", scalar(sketch.clone()))];
-        Ok(Output { loss: contrast + sketch * SKETCH, metrics }.backward(model))
+        Ok(Output { loss: contrast + sketch * WEIGHT, metrics }.backward(model))
     };
     let validate = |model: &TrainModel<A>| {
         let mut mean = Mean::default();
