@@ -109,6 +109,22 @@ def test_a_stage_alone(tmp_path: Path) -> None:
     assert Path(made) == tmp_path / "run" / "vae"
 
 
+def test_keys_of_a_recipe_are_overridden(tmp_path: Path) -> None:
+    recipe, seen = write_recipe(tmp_path / "least.toml"), []
+    changed = {"name": "named", "vae.steps": 3, "vae.learning_rate": 0.002, "diffusion.vae_channels": [4, 4]}
+    train(recipe, out=tmp_path / "run", until="vae", overrides=changed, progress=seen.append)
+    assert [step["steps"] for step in seen] == [3, 3, 3]
+    written = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (written["name"], written["diffusion"]["vae_channels"]) == ("named", [4, 4])
+    assert written["vae"]["learning_rate"] == 0.002
+    for wrong, reason in [({"vae.stebs": 3}, "did you mean steps"), ({"name.steps": 3}, "name is a value")]:
+        with pytest.raises(ConfigError, match=reason):
+            train(recipe, out=tmp_path / "other", overrides=wrong)
+    for wrong in ({3: 4}, {"vae.steps": None}, {"vae.steps": [{}]}):
+        with pytest.raises(ArgumentError, match="overrides"):
+            train(recipe, out=tmp_path / "other", overrides=wrong)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "least.toml")
     with pytest.raises(ArgumentError, match="stage2"):

@@ -12,7 +12,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str, set: &[(String, String)]) -
     }
     let mut table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
     for (key, value) in set {
-        put(&mut table, key, literal(value)).map_err(|reason| format!("--set {key}={value}: {reason}"))?;
+        put(&mut table, key, literal(value)).map_err(|reason| format!("{key} = {value}: {reason}"))?;
     }
     table.try_into().map_err(|error: toml::de::Error| {
         let keys: Vec<&str> = set.iter().map(|(key, _)| key.as_str()).collect();
