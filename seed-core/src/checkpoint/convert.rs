@@ -1,6 +1,9 @@
 //! Element types and layouts: bytes of a file to float32 values and back.
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{
+    bf16, f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -19,19 +22,68 @@ pub(super) fn is_float(dtype: Dtype) -> bool {
 
 /// Little-endian elements as float32; `None` for a dtype that weights do not have.
 pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    match dtype {
-        Dtype::F32 => Some(in_chunks(bytes, 4, from_f32)),
-        Dtype::F16 => Some(in_chunks(bytes, 2, from_f16)),
-        Dtype::BF16 => Some(in_chunks(bytes, 2, from_bf16)),
-        _ => None,
-    }
+    let (size, read) = reader(dtype)?;
+    let mut values = vec![0.0; bytes.len() / size];
+    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| read(bytes, values));
+    Some(values)
 }
 
-/// Elements of `size` bytes, converted on all cores.
-fn in_chunks(bytes: &[u8], size: usize, convert: fn(&[u8], &mut [f32])) -> Vec<f32> {
-    let mut values = vec![0.0; bytes.len() / size];
-    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| convert(bytes, values));
-    values
+/// How many values a dtype does not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// NaN or infinite in the file.
+    pub(super) not_finite: usize,
+    /// Finite there, and beyond the range of what they are to become.
+    pub(super) beyond: usize,
+}
+
+/// Little-endian elements as 16-bit floats of the kind `to`, as [`to_halves`] makes them of [`floats`], without these in between:
+/// one pass over memory, which is what it costs. `None` for a dtype that weights do not have.
+pub(super) fn halves(dtype: Dtype, bytes: &[u8], to: DType) -> Option<(Vec<u16>, Lost)> {
+    let (size, read) = reader(dtype)?;
+    let narrow = narrower(to);
+    let mut halves = vec![0; bytes.len() / size];
+    let chunks = halves.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size));
+    let lost = chunks.map(|(halves, bytes)| {
+        let mut values = [0.0; CHUNK];
+        let values = &mut values[..halves.len()];
+        read(bytes, values);
+        Lost { not_finite: not_finite(values), beyond: narrow(values, halves) }
+    });
+    let sum = |a: Lost, b: Lost| Lost { not_finite: a.not_finite + b.not_finite, beyond: a.beyond + b.beyond };
+    let lost = lost.reduce(Lost::default, sum);
+    Some((halves, lost))
+}
+
+/// The number of little-endian elements that are NaN or infinite; `None` for a dtype that weights do not have.
+pub(super) fn count_not_finite_in(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    let (size, _) = reader(dtype)?;
+    // In the bits: the exponent is all ones.
+    let count: fn(&[u8]) -> usize = match dtype {
+        Dtype::F32 => |bytes| {
+            let full = |&bytes: &[u8; 4]| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000;
+            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
+        },
+        Dtype::F16 => |bytes| {
+            let full = |&bytes: &[u8; 2]| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00;
+            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
+        },
+        _ => |bytes| {
+            let full = |&bytes: &[u8; 2]| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80;
+            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
+        },
+    };
+    Some(bytes.par_chunks(CHUNK * size).map(count).sum())
+}
+
+/// Size of an element in bytes, and what turns so many as [`CHUNK`] into float32.
+fn reader(dtype: Dtype) -> Option<(usize, fn(&[u8], &mut [f32]))> {
+    match dtype {
+        Dtype::F32 => Some((4, from_f32)),
+        Dtype::F16 => Some((2, from_f16)),
+        Dtype::BF16 => Some((2, from_bf16)),
+        _ => None,
+    }
 }
 
 fn from_f32(bytes: &[u8], values: &mut [f32]) {
@@ -57,37 +109,38 @@ fn from_bf16(bytes: &[u8], values: &mut [f32]) {
 
 /// The number of values that are NaN or infinite.
 pub(super) fn count_not_finite(values: &[f32]) -> usize {
-    values
-        .par_chunks(CHUNK)
-        .map(|values| values.iter().map(|value| usize::from(!value.is_finite())).sum::<usize>())
-        .sum()
+    values.par_chunks(CHUNK).map(not_finite).sum()
 }
 
-/// float32 values as float16, or how many finite ones it cannot hold.
-pub(super) fn to_f16(values: &[f32]) -> Result<Vec<f16>, String> {
-    let mut halves = vec![f16::ZERO; values.len()];
+fn not_finite(values: &[f32]) -> usize {
+    values.iter().map(|value| usize::from(!value.is_finite())).sum()
+}
+
+/// float32 values as 16-bit floats of the kind `to`, or how many finite ones it cannot hold.
+pub(super) fn to_halves(values: &[f32], to: DType) -> Result<Vec<u16>, String> {
+    let narrow = narrower(to);
+    let mut halves = vec![0; values.len()];
     let chunks = halves.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
-    let lost = chunks.map(|(halves, values)| {
-        halves.convert_from_f32_slice(values);
-        halves.iter().filter(|half| !half.is_finite()).count()
-    });
-    match lost.sum() {
+    match chunks.map(|(halves, values)| narrow(values, halves)).sum() {
         0 => Ok(halves),
-        lost => Err(beyond(lost, values.len(), DType::F16)),
+        lost => Err(beyond(lost, values.len(), to)),
     }
 }
 
-/// float32 values as bfloat16, or how many finite ones it cannot hold.
-pub(super) fn to_bf16(values: &[f32]) -> Result<Vec<bf16>, String> {
-    let mut halves = vec![bf16::ZERO; values.len()];
-    let chunks = halves.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
-    let lost = chunks.map(|(halves, values)| {
-        halves.iter_mut().zip(values).for_each(|(half, &value)| *half = rounded(value));
-        halves.iter().map(|half| usize::from(!half.is_finite())).sum::<usize>()
-    });
-    match lost.sum() {
-        0 => Ok(halves),
-        lost => Err(beyond(lost, values.len(), DType::BF16)),
+/// What rounds values to 16-bit floats and counts the finite ones that are not finite then.
+fn narrower(to: DType) -> fn(&[f32], &mut [u16]) -> usize {
+    match to {
+        DType::F16 => |values, halves| {
+            let halves: &mut [f16] = halves.reinterpret_cast_mut();
+            halves.convert_from_f32_slice(values);
+            halves.iter().zip(values).map(|(half, value)| usize::from(value.is_finite() && !half.is_finite())).sum()
+        },
+        // What is kept in 8 bits elsewhere; float32 is never narrowed.
+        DType::BF16 | DType::Int8 | DType::F32 => |values, halves| {
+            halves.iter_mut().zip(values).for_each(|(half, &value)| *half = rounded(value).to_bits());
+            let lost = |half: u16, value: f32| value.is_finite() && half & 0x7f80 == 0x7f80;
+            halves.iter().zip(values).map(|(&half, &value)| usize::from(lost(half, value))).sum()
+        },
     }
 }
 
@@ -98,7 +151,7 @@ fn rounded(value: f32) -> bf16 {
     bf16::from_bits((bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16)
 }
 
-fn beyond(lost: usize, of: usize, dtype: DType) -> String {
+pub(super) fn beyond(lost: usize, of: usize, dtype: DType) -> String {
     format!("holds {lost} values of {of} beyond the range of {dtype}; choose f32")
 }
 
@@ -167,6 +220,34 @@ mod tests {
             }
         }
         assert!(floats(Dtype::I64, &bytes).is_none() && floats(Dtype::F64, &bytes).is_none());
+    }
+
+    #[test]
+    fn one_pass_equals_two() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for (dtype, to) in [(Dtype::F16, DType::BF16), (Dtype::BF16, DType::F16), (Dtype::F32, DType::BF16)] {
+            for count in [131_072, 4 * CHUNK + 4, 0] {
+                let bytes = &bytes[..count];
+                let values = floats(dtype, bytes).unwrap();
+                let (halves, lost) = halves(dtype, bytes, to).unwrap();
+                assert_eq!(lost.not_finite, count_not_finite(&values));
+                assert_eq!(lost.not_finite, count_not_finite_in(dtype, bytes).unwrap());
+                let finite: Vec<f32> = values.iter().copied().filter(|value| value.is_finite()).collect();
+                let expected = |value: f32| match to {
+                    DType::F16 => (f16::from_f32(value).to_bits(), f16::from_f32(value).is_infinite()),
+                    _ => (bf16::from_f32(value).to_bits(), bf16::from_f32(value).is_infinite()),
+                };
+                assert_eq!(finite.iter().filter(|&&value| expected(value).1).count(), lost.beyond);
+                for (&half, &value) in halves.iter().zip(&values).filter(|(_, value)| value.is_finite()) {
+                    assert_eq!(half, expected(value).0, "{value:e} of {dtype:?} as {to}");
+                }
+                match to_halves(&finite, to) {
+                    Ok(alone) => assert_eq!((alone.len(), lost.beyond), (finite.len(), 0)),
+                    Err(reason) => assert!(reason.starts_with(&format!("holds {} values", lost.beyond)), "{reason}"),
+                }
+            }
+        }
+        assert!(halves(Dtype::I64, &bytes, DType::F16).is_none() && count_not_finite_in(Dtype::I64, &bytes).is_none());
     }
 
     #[test]

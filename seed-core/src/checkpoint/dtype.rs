@@ -43,6 +43,15 @@ impl DType {
         }
     }
 
+    /// Whether a file of type `stored` holds elements as memory does.
+    pub(super) fn is_stored_as(self, stored: safetensors::Dtype) -> bool {
+        match self {
+            Self::F32 => stored == safetensors::Dtype::F32,
+            Self::F16 => stored == safetensors::Dtype::F16,
+            Self::BF16 | Self::Int8 => stored == safetensors::Dtype::BF16,
+        }
+    }
+
     /// The type of layers that are not in 8 bits where others are.
     pub(crate) fn beside(self) -> Self {
         if self == Self::Int8 { Self::BF16 } else { self }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, Int, Shape, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Bool, Bytes, Int, Shape, Tensor, TensorData, backend::Backend};
 
 use super::DType;
 use super::convert;
@@ -28,7 +28,8 @@ pub fn load<B: SeedBackend, M: Module<B>>(module: M, weights: &Weights, table: &
 
 /// As [`load`], with the weights of linear layers and convolutions in `dtype`; their biases and everything else stay float32.
 /// In 8 bits are those layers alone of which it was measured what that loses, see [`load_each`]: here, none.
-/// One tensor at a time is in memory twice.
+/// What a file holds in the dtype that is asked for is not copied: the layers read the file's map, so that a process begins
+/// without reading gigabytes. Of what is converted, one tensor at a time is in memory twice.
 ///
 /// # Errors
 /// As [`load`], and [`Error::TensorValue`] for weights that `dtype` cannot hold.
@@ -146,41 +147,61 @@ impl Loader<'_> {
     fn read<B: SeedBackend, const D: usize>(&self, shape: Shape, device: &B::Device) -> Result<Tensor<B, D>> {
         let dims = &shape[..];
         let slot = self.place.slot(self.table);
-        let mut values = self.weights.floats(&slot.key)?;
-        let bad = convert::count_not_finite(&values);
-        if bad > 0 {
-            let reason = format!("holds {bad} values of {} that are not finite", values.len());
-            return Err(self.unfit(&slot, reason));
-        }
         let dtype = if slot.layer_weight { (self.dtype)(&slot.key) } else { DType::F32 };
-        if let ([inputs, outputs], true, DType::Int8) = (dims, slot.transposed, dtype)
-            && let Some(weight) = B::eight_bit_weight(&values, [*outputs, *inputs])
+        let matrix = match dims {
+            [inputs, outputs] if slot.transposed => Some([*inputs, *outputs]),
+            _ => None,
+        };
+        if let (Some([inputs, outputs]), DType::Int8) = (matrix, dtype)
+            && let Some(weight) = B::eight_bit_weight(&self.finite_floats(&slot)?, [outputs, inputs])
         {
             return Ok(Tensor::from_primitive(weight.into_primitive()));
         }
-        // A matrix is turned here, or seen from the side.
-        let mut turned = false;
-        if let ([inputs, outputs], true) = (dims, slot.transposed) {
-            turned = B::KEEPS_LAYOUT_OF_FILES;
-            if !turned {
-                values = convert::transpose(&values, *outputs, *inputs);
-            }
-        }
-        let dims: Vec<usize> = if turned { dims.iter().rev().copied().collect() } else { dims.to_vec() };
         let unfit = |reason| self.unfit(&slot, reason);
-        let data = match dtype {
-            DType::F32 => TensorData::new(values, dims),
-            DType::F16 => TensorData::new(convert::to_f16(&values).map_err(unfit)?, dims),
-            DType::BF16 | DType::Int8 => TensorData::new(convert::to_bf16(&values).map_err(unfit)?, dims),
+        let (bytes, dims) = match matrix {
+            // A matrix is turned here,
+            Some([inputs, outputs]) if !B::KEEPS_LAYOUT_OF_FILES => {
+                let values = convert::transpose(&self.finite_floats(&slot)?, outputs, inputs);
+                let bytes = match dtype {
+                    DType::F32 => Bytes::from_elems(values),
+                    _ => Bytes::from_elems(convert::to_halves(&values, dtype).map_err(unfit)?),
+                };
+                (bytes, dims.to_vec())
+            }
+            // or seen from the side.
+            _ => {
+                let (bytes, lost) = self.weights.elements(&slot.key, dtype)?;
+                let count = dims.iter().product();
+                if lost.not_finite > 0 {
+                    return Err(unfit(not_finite(lost.not_finite, count)));
+                }
+                if lost.beyond > 0 {
+                    return Err(unfit(convert::beyond(lost.beyond, count, dtype)));
+                }
+                let dims = if matrix.is_some() { dims.iter().rev().copied().collect() } else { dims.to_vec() };
+                (bytes, dims)
+            }
         };
-        let element = data.dtype;
-        let tensor = Tensor::from_data(data, (device, element));
-        Ok(if turned { tensor.swap_dims(0, 1) } else { tensor })
+        let element = dtype.element();
+        let tensor = Tensor::from_data(TensorData::from_bytes(bytes, dims, element), (device, element));
+        Ok(if matrix.is_some() && B::KEEPS_LAYOUT_OF_FILES { tensor.swap_dims(0, 1) } else { tensor })
+    }
+
+    fn finite_floats(&self, slot: &Slot) -> Result<Vec<f32>> {
+        let values = self.weights.floats(&slot.key)?;
+        match convert::count_not_finite(&values) {
+            0 => Ok(values),
+            bad => Err(self.unfit(slot, not_finite(bad, values.len()))),
+        }
     }
 
     fn unfit(&self, slot: &Slot, reason: String) -> Error {
         Error::TensorValue { file: self.weights.describe().to_owned(), key: slot.key.clone(), reason }
     }
+}
+
+fn not_finite(bad: usize, count: usize) -> String {
+    format!("holds {bad} values of {count} that are not finite")
 }
 
 impl<B: SeedBackend> ModuleMapper<B> for Loader<'_> {

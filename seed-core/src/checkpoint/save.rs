@@ -8,7 +8,6 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor, backend::Backend};
-use half::{bf16, f16};
 use safetensors::{SafeTensorError, serialize_to_file, tensor::View};
 
 use super::DType;
@@ -96,8 +95,8 @@ impl Entry<'_> {
         }
         match dtype {
             DType::F32 => Ok(convert::bytes(&values, f32::to_le_bytes)),
-            DType::F16 => Ok(convert::bytes(&convert::to_f16(&values)?, f16::to_le_bytes)),
-            DType::BF16 | DType::Int8 => Ok(convert::bytes(&convert::to_bf16(&values)?, bf16::to_le_bytes)),
+            DType::F16 => Ok(convert::bytes(&convert::to_halves(&values, dtype)?, u16::to_le_bytes)),
+            DType::BF16 | DType::Int8 => Ok(convert::bytes(&convert::to_halves(&values, dtype)?, u16::to_le_bytes)),
         }
     }
 }

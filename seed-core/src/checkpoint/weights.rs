@@ -6,11 +6,15 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
+use burn::tensor::{AllocationProperty, Bytes};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 use sha2::{Digest as _, Sha256};
 
+use super::DType;
+use super::convert::Lost;
 use super::format::Format;
 use super::shards::{self, Shards};
 use super::{convert, files, pickle};
@@ -28,7 +32,7 @@ pub struct Weights {
 /// The bytes of a file.
 #[derive(Debug)]
 pub(super) enum Content {
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
 }
 
@@ -197,6 +201,32 @@ impl Weights {
         Ok(values)
     }
 
+    /// The elements of a tensor as `dtype` (bfloat16 for 8 bits) in the file's layout, and how many of them `dtype` cannot hold.
+    /// What the file holds as `dtype` is not copied: the map itself stays.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats).
+    pub(super) fn elements(&self, key: &str, dtype: DType) -> Result<(Bytes, Lost)> {
+        let stored = self.required(key)?;
+        let place = &self.tensors[key];
+        let unknown = || self.wrong_dtype(key, stored.dtype);
+        let kept = self.files[place.file].shared(&place.bytes, stored.dtype.bitsize() / 8);
+        if let (Some(shared), true, None) = (kept, dtype.is_stored_as(stored.dtype), stored.strides) {
+            let not_finite = convert::count_not_finite_in(stored.dtype, stored.data).ok_or_else(unknown)?;
+            return Ok((shared, Lost { not_finite, beyond: 0 }));
+        }
+        let bytes = stored.bytes();
+        let found = match dtype {
+            DType::F32 => convert::floats(stored.dtype, &bytes).map(|values| {
+                let lost = Lost { not_finite: convert::count_not_finite(&values), beyond: 0 };
+                (Bytes::from_elems(values), lost)
+            }),
+            _ => convert::halves(stored.dtype, &bytes, dtype).map(|(halves, lost)| (Bytes::from_elems(halves), lost)),
+        };
+        self.files[place.file].release(&place.bytes);
+        found.ok_or_else(unknown)
+    }
+
     /// The values of an int64 tensor, in the file's layout.
     ///
     /// # Errors
@@ -246,7 +276,26 @@ impl Content {
         // mapped one whole), and for others it is the documented price of not copying gigabytes.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
-        Ok(Self::Mapped(map))
+        Ok(Self::Mapped(Arc::new(map)))
+    }
+
+    /// A range of the file without a copy, if it can be read in place as elements of `size` bytes.
+    fn shared(&self, range: &Range<usize>, size: usize) -> Option<Bytes> {
+        struct Whole(Arc<Mmap>);
+        impl AsRef<[u8]> for Whole {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let is_aligned = self.bytes()[range.clone()].as_ptr().addr().is_multiple_of(size.max(1));
+        if !is_aligned || cfg!(target_endian = "big") {
+            return None;
+        }
+        let whole = match self {
+            Self::Mapped(map) => bytes::Bytes::from_owner(Whole(map.clone())),
+            Self::Embedded(bytes) => bytes::Bytes::from_static(bytes),
+        };
+        Some(Bytes::from_shared(whole.slice(range.clone()), AllocationProperty::Other))
     }
 
     /// Tells the system that the whole pages of a range are not needed for now.
