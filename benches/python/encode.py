@@ -1,7 +1,8 @@
 """The encoder at SEED-2's size, `seed bench` and PyTorch in turns, with random weights: images a second, their ratio, seconds a step.
 
 PyTorch computes in the same dtype; beside int8, in which it has no such network, in bfloat16. With `--cold`, instead: a process that
-begins, reads a bundle (weights in the page cache) and encodes one image, in turns, and its peak memory.
+begins, reads a bundle (weights in the page cache, in the dtype of computation unless `--stored` names another) and encodes one image, in
+turns, and its peak memory.
 
     cargo build --release
     python benches/python/encode.py --seed target/release/seed --dtype bf16 [--turns 3] [--rounds 2] [--batch-size 4]
@@ -135,7 +136,9 @@ def cold(args: argparse.Namespace) -> None:
     image = min(IMAGES.glob("*.png"))
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         bundle = Path(scratch) / "seed-2"
-        subprocess.run([args.seed, "bench", "--preset", "seed-2", "--write", bundle], check=True)
+        stored = "bf16" if args.dtype == "int8" else args.dtype
+        write = [args.seed, "bench", "--preset", "seed-2", "--stored", args.stored or stored, "--write", bundle]
+        subprocess.run(write, check=True)
         ours = [args.seed, "encode", "--quiet", "--model", bundle, "--dtype", args.dtype, image]
         theirs = [sys.executable, __file__, "--seed", args.seed, "--dtype", args.dtype, "--first", bundle, str(image)]
         seconds, peaks = {"seed": [], "PyTorch": []}, {"seed": [], "PyTorch": []}
@@ -180,6 +183,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="batches of each turn, after one that is not measured")
     parser.add_argument("--cold", action="store_true", help="processes from their beginning to the first tokens")
+    parser.add_argument("--stored", choices=("f32", "f16", "bf16"), help="dtype of the bundle [default: of computation]")
     parser.add_argument("--scratch", type=Path, help="where --cold writes 2.3 GB [default: the system's temporary folder]")
     parser.add_argument("--first", nargs=2, metavar=("BUNDLE", "IMAGE"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Numbers that weights are kept in: f32, half the memory with f16 or bf16, a quarter with int8
     #[arg(long, default_value_t)]
     dtype: DType,
+    /// Numbers that the weights' file holds, as published models hold f16; those of the same kind as --dtype are not converted
+    #[arg(long, value_name = "DTYPE", default_value_t = DType::F16)]
+    stored: DType,
     /// Where the weights are written for the time being [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -90,8 +93,9 @@ impl Preset {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     if let Some(bundle) = &args.write {
-        return write(args.preset, bundle);
+        return write(args.preset, args.stored, bundle);
     }
+    args.stored.check_for_files()?;
     args.device.check()?; // before gigabytes are written
     let scratch = match &args.scratch {
         Some(folder) => tempfile::tempdir_in(folder),
@@ -100,26 +104,27 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let scratch = scratch.context("cannot make a temporary folder; choose another with --scratch")?;
     let bundle = scratch.path().join(args.preset.name());
     global.note(|| format!("writing random weights of {} to {}", args.preset.name(), bundle.display()));
-    write_elsewhere(args.preset, &bundle)?;
+    write_elsewhere(args.preset, args.stored, &bundle)?;
     match args.preset {
         Preset::Decoder => decoder::run(args, bundle, global),
         Preset::Seed2 | Preset::Seed1 => encoder::run(args, bundle, global),
     }
 }
 
-fn write(preset: Preset, bundle: &Path) -> anyhow::Result<Outcome> {
-    random_bundle(&preset.config(), 0, DType::F16, bundle)?;
+fn write(preset: Preset, stored: DType, bundle: &Path) -> anyhow::Result<Outcome> {
+    random_bundle(&preset.config(), 0, stored, bundle)?;
     if preset == Preset::Decoder {
-        random_decoder(DType::F16, bundle)?;
+        random_decoder(stored, bundle)?;
     }
     Ok(Outcome::Done)
 }
 
 /// Writes the weights in a process of its own: memory that drawing them takes is not the model's.
-fn write_elsewhere(preset: Preset, bundle: &Path) -> anyhow::Result<()> {
+fn write_elsewhere(preset: Preset, stored: DType, bundle: &Path) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program to write weights with")?;
     let mut writer = Command::new(program);
-    let status = writer.args(["bench", "--preset", preset.name(), "--write"]).arg(bundle).status();
+    writer.args(["bench", "--preset", preset.name(), "--stored", &stored.to_string(), "--write"]).arg(bundle);
+    let status = writer.status();
     match status.context("cannot start this program again to write weights with")?.success() {
         true => Ok(()),
         false => bail!("the weights could not be written; choose a folder with more room with --scratch"),
