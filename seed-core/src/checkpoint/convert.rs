@@ -76,8 +76,11 @@ pub(super) fn count_not_finite_in(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
     Some(bytes.par_chunks(CHUNK * size).map(count).sum())
 }
 
-/// Size of an element in bytes, and what turns so many as [`CHUNK`] into float32.
-fn reader(dtype: Dtype) -> Option<(usize, fn(&[u8], &mut [f32]))> {
+/// Turns at most [`CHUNK`] elements into float32.
+type Read = fn(&[u8], &mut [f32]);
+
+/// Size of an element in bytes, and what reads it.
+fn reader(dtype: Dtype) -> Option<(usize, Read)> {
     match dtype {
         Dtype::F32 => Some((4, from_f32)),
         Dtype::F16 => Some((2, from_f16)),
