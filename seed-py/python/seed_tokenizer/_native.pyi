@@ -1017,6 +1017,7 @@ def train(
     tokenizer: str | os.PathLike[str] | None = None,
     decoder: str | os.PathLike[str] | None = None,
     autoencoder: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, bool | int | float | str | list[Any]] | None = None,
     resume: bool = False,
     device: Any = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -1031,6 +1032,8 @@ def train(
         tokenizer (str | os.PathLike[str] | None): Bundle whose tokenizer is taken as it is, so that only a decoder is trained.
         decoder (str | os.PathLike[str] | None): Decoder in diffusers' layout to begin with.
         autoencoder (str | os.PathLike[str] | None): Autoencoder in diffusers' layout that is taken as it is.
+        overrides (Mapping[str, bool | int | float | str | list[Any]] | None): Other values for keys of the recipe; a key within a
+            table is "table.key", as in {"stage1.steps": 100}.
         resume (bool): Go on with a run that was interrupted.
         device (Any): As in `SeedTokenizer.from_pretrained`.
         progress (Callable[[dict[str, Any]], None] | None): Called in this thread after every step, with stage, step, steps, loss
