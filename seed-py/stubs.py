@@ -23,7 +23,7 @@ HEADER = '''"""SEED: images to 32 discrete tokens and back."""
 # Made by stubs.py of the docstrings in src/; change those.
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final, overload
 
 import numpy as np

@@ -3,7 +3,7 @@
 # Made by stubs.py of the docstrings in src/; change those.
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final, overload
 
 import numpy as np
