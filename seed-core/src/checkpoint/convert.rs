@@ -58,22 +58,23 @@ pub(super) fn halves(dtype: Dtype, bytes: &[u8], to: DType) -> Option<(Vec<u16>,
 /// The number of little-endian elements that are NaN or infinite; `None` for a dtype that weights do not have.
 pub(super) fn count_not_finite_in(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
     let (size, _) = reader(dtype)?;
-    // In the bits: the exponent is all ones.
-    let count: fn(&[u8]) -> usize = match dtype {
-        Dtype::F32 => |bytes| {
-            let full = |&bytes: &[u8; 4]| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000;
-            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
-        },
-        Dtype::F16 => |bytes| {
-            let full = |&bytes: &[u8; 2]| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00;
-            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
-        },
-        _ => |bytes| {
-            let full = |&bytes: &[u8; 2]| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80;
-            bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
-        },
+    let count = match dtype {
+        Dtype::F32 => full_exponents_of_singles,
+        Dtype::F16 => full_exponents_of_halves::<0x7c00>,
+        _ => full_exponents_of_halves::<0x7f80>,
     };
     Some(bytes.par_chunks(CHUNK * size).map(count).sum())
+}
+
+/// The number of elements whose exponent, the bits of `EXPONENT`, is all ones: NaN and infinity.
+fn full_exponents_of_halves<const EXPONENT: u16>(bytes: &[u8]) -> usize {
+    let full = |&bytes: &[u8; 2]| u16::from_le_bytes(bytes) & EXPONENT == EXPONENT;
+    bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
+}
+
+fn full_exponents_of_singles(bytes: &[u8]) -> usize {
+    let full = |&bytes: &[u8; 4]| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000;
+    bytes.as_chunks().0.iter().map(|bytes| usize::from(full(bytes))).sum()
 }
 
 /// Turns at most [`CHUNK`] elements into float32.

@@ -95,8 +95,7 @@ impl Entry<'_> {
         }
         match dtype {
             DType::F32 => Ok(convert::bytes(&values, f32::to_le_bytes)),
-            DType::F16 => Ok(convert::bytes(&convert::to_halves(&values, dtype)?, u16::to_le_bytes)),
-            DType::BF16 | DType::Int8 => Ok(convert::bytes(&convert::to_halves(&values, dtype)?, u16::to_le_bytes)),
+            _ => Ok(convert::bytes(&convert::to_halves(&values, dtype)?, u16::to_le_bytes)),
         }
     }
 }

@@ -210,8 +210,10 @@ impl Weights {
         let stored = self.required(key)?;
         let place = &self.tensors[key];
         let unknown = || self.wrong_dtype(key, stored.dtype);
-        let kept = self.files[place.file].shared(&place.bytes, stored.dtype.bitsize() / 8);
-        if let (Some(shared), true, None) = (kept, dtype.is_stored_as(stored.dtype), stored.strides) {
+        if dtype.is_stored_as(stored.dtype)
+            && stored.strides.is_none()
+            && let Some(shared) = self.files[place.file].shared(&place.bytes, stored.dtype.bitsize() / 8)
+        {
             let not_finite = convert::count_not_finite_in(stored.dtype, stored.data).ok_or_else(unknown)?;
             return Ok((shared, Lost { not_finite, beyond: 0 }));
         }
@@ -287,7 +289,7 @@ impl Content {
                 &self.0
             }
         }
-        let is_aligned = self.bytes()[range.clone()].as_ptr().addr().is_multiple_of(size.max(1));
+        let is_aligned = self.bytes()[range.clone()].as_ptr().addr().is_multiple_of(size);
         if !is_aligned || cfg!(target_endian = "big") {
             return None;
         }
