@@ -1,6 +1,6 @@
 # `make check` is the gate, and what CI runs. Every target does its own set-up: Rust and a C compiler are enough.
 
-.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python test-engines test-llm wheel stubs test-wgpu demo bench
+.PHONY: check fmt fmt-check clippy clippy-gpu doc test test-peers test-python test-engines test-llm wheel stubs test-wgpu test-arm demo bench
 
 check: fmt-check clippy doc test
 
@@ -77,6 +77,15 @@ target/python/ready: seed-py/tests/requirements.txt
 # Golden parity and the command line on wgpu. A Vulkan driver is needed; one that computes in software will do.
 test-wgpu:
 	cargo test -p seed-core -p seed-cli --features seed-cli/wgpu --lib --test cli -- wgpu:: device::
+
+# The kernels and golden parity for 64-bit Arm, emulated: with the instructions for bfloat16 and 8 bits, and on a processor without them.
+# Needs `rustup target add aarch64-unknown-linux-gnu` and, on Debian, qemu-user and g++-aarch64-linux-gnu. Not part of CI.
+ARM = aarch64-unknown-linux-gnu
+ARM_TEST = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc \
+	CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++ cargo test --target $(ARM) -p seed-core --no-default-features --lib
+test-arm:
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu max" $(ARM_TEST) -- nn:: flex::
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu cortex-a72" $(ARM_TEST) -- nn::
 
 # The README's first command: the example images to tokens and back.
 demo:

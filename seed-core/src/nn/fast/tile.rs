@@ -5,6 +5,9 @@
 
 #![allow(unsafe_code, reason = "vector instructions and loads without bounds checks, all of them in this file")]
 
+#[cfg(test)]
+mod tests;
+
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 12;
 /// Most columns of a tile.
@@ -38,6 +41,8 @@ enum Instructions {
     Avx512,
     /// 8 lanes, 6 rows.
     Avx2,
+    /// 8 lanes in two registers, 6 rows: 24 of the 32 registers are sums.
+    Neon,
 }
 
 impl Kernel {
@@ -65,6 +70,14 @@ impl Kernel {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if is_aarch64_feature_detected!("neon") {
+            let (has_pairs, has_dot) = (is_aarch64_feature_detected!("bf16"), is_aarch64_feature_detected!("i8mm"));
+            all.push(Self { instructions: Instructions::Neon, has_pairs, has_dot });
+            if has_pairs || has_dot {
+                all.push(Self { instructions: Instructions::Neon, has_pairs: false, has_dot: false });
+            }
+        }
         all
     }
 
@@ -72,15 +85,15 @@ impl Kernel {
     pub(super) fn rows(self) -> usize {
         match self.instructions {
             Instructions::Avx512 => ROWS,
-            Instructions::Avx2 => ROWS / 2,
+            Instructions::Avx2 | Instructions::Neon => ROWS / 2,
         }
     }
 
-    /// Columns of a full panel: two registers. A panel of half of them, one register, ends a matrix.
+    /// Columns of a full panel: two registers, or two pairs of them. A panel of half of them ends a matrix.
     pub(super) fn columns(self) -> usize {
         match self.instructions {
             Instructions::Avx512 => COLUMNS,
-            Instructions::Avx2 => COLUMNS / 2,
+            Instructions::Avx2 | Instructions::Neon => COLUMNS / 2,
         }
     }
 
@@ -99,9 +112,9 @@ impl Kernel {
         [self].into_iter().chain(Self::all()).find(|kernel| kernel.has_quads())
     }
 
-    /// In 256 bits 16 do where the processor does not multiply 8.
+    /// But for 512 bits, 16 do where the processor does not multiply 8.
     fn has_quads(self) -> bool {
-        self.has_dot || self.instructions == Instructions::Avx2
+        self.has_dot || self.instructions != Instructions::Avx512
     }
 
     /// Product of `rows` rows of `a`, each `stride` after the one before, with a panel `[inner, width]`. The results are the
@@ -133,9 +146,18 @@ impl Kernel {
                 (Instructions::Avx512, false) => avx512::run::<1>(begin, a, stride, rows, panel, inner, out),
                 (Instructions::Avx2, true) => avx2::run::<2>(begin, a, stride, rows, panel, inner, out),
                 (Instructions::Avx2, false) => avx2::run::<1>(begin, a, stride, rows, panel, inner, out),
+                (Instructions::Neon, _) => unreachable!("of another architecture"),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            match is_wide {
+                true => neon::run::<2>(begin, a, stride, rows, panel, inner, out),
+                false => neon::run::<1>(begin, a, stride, rows, panel, inner, out),
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         unreachable!("no kernel was detected: {inner} {is_wide} {begin:?} {out:?}");
     }
 
@@ -162,7 +184,15 @@ impl Kernel {
                 false => avx512_bf16::run::<1>(begin, a, stride, rows, panel, inner, out),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            match is_wide {
+                true => neon_bf16::run::<2>(begin, a, stride, rows, panel, inner, out),
+                false => neon_bf16::run::<1>(begin, a, stride, rows, panel, inner, out),
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         unreachable!("no kernel was detected: {inner} {is_wide} {begin:?} {out:?}");
     }
 
@@ -191,9 +221,20 @@ impl Kernel {
                 (Instructions::Avx2, true, false) => avx_vnni::run::<1>(begin, a, stride, rows, panel, inner, out),
                 (Instructions::Avx2, false, true) => avx2_quads::run::<2>(begin, a, stride, rows, panel, inner, out),
                 (Instructions::Avx2, false, false) => avx2_quads::run::<1>(begin, a, stride, rows, panel, inner, out),
+                (Instructions::Neon, ..) => unreachable!("of another architecture"),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            match (self.has_dot, is_wide) {
+                (true, true) => neon_i8mm::run::<2>(begin, a, stride, rows, panel, inner, out),
+                (true, false) => neon_i8mm::run::<1>(begin, a, stride, rows, panel, inner, out),
+                (false, true) => neon_quads::run::<2>(begin, a, stride, rows, panel, inner, out),
+                (false, false) => neon_quads::run::<1>(begin, a, stride, rows, panel, inner, out),
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         unreachable!("no kernel was detected: {inner} {is_wide} {begin:?} {out:?}");
     }
 
@@ -225,6 +266,13 @@ pub(super) fn prefetch<T>(values: &[T]) {
         // SAFETY: nothing is read; a hint may be of any address, and this one is of a value.
         unsafe { arch::_mm_prefetch::<{ arch::_MM_HINT_T0 }>(std::ptr::from_ref(value).cast()) };
     }
+    #[cfg(target_arch = "aarch64")]
+    for value in values.iter().step_by(LINE / size_of::<T>().max(1)) {
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) std::ptr::from_ref(value), options(nostack, preserves_flags, readonly));
+        }
+    }
 }
 
 /// What the sums of a tile begin with.
@@ -237,7 +285,7 @@ pub(super) enum Begin<'a, S> {
 }
 
 /// One module for each set of instructions: `run` with `R` registers a row.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! instructions {
     ($name:ident, $features:literal, $value:ty, $sum:ty, $lanes:literal, [$($rows:literal)*],
      $begin:path, $load:path, $store:path, $set:path, $dot:path) => {
@@ -306,6 +354,8 @@ macro_rules! instructions {
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as arch;
+#[cfg(target_arch = "aarch64")]
+use std::arch::{aarch64 as arch, is_aarch64_feature_detected};
 
 #[cfg(target_arch = "x86_64")]
 instructions!(
@@ -343,6 +393,98 @@ instructions!(
     super::arch::_mm256_loadu_si256, super::arch::_mm256_loadu_si256, super::arch::_mm256_storeu_si256,
     super::dots::set_256, super::dots::quads_256
 );
+
+#[cfg(target_arch = "aarch64")]
+instructions!(
+    neon, "neon", f32, f32, 8, [1 2 3 4 5 6],
+    super::arch::vld1q_f32_x2, super::arch::vld1q_f32_x2, super::arch::vst1q_f32_x2,
+    super::arch::vdupq_n_f32, super::dots::single
+);
+#[cfg(target_arch = "aarch64")]
+instructions!(
+    neon_bf16, "neon,bf16", super::Pair, f32, 8, [1 2 3 4 5 6],
+    super::arch::vld1q_f32_x2, super::arch::vld1q_u8_x2, super::arch::vst1q_f32_x2,
+    super::dots::set_pair, super::dots::pairs
+);
+#[cfg(target_arch = "aarch64")]
+instructions!(
+    neon_i8mm, "neon,i8mm", super::Quad, i32, 8, [1 2 3 4 5 6],
+    super::arch::vld1q_s32_x2, super::arch::vld1q_u8_x2, super::arch::vst1q_s32_x2,
+    super::dots::set_quad, super::dots::quads_of_8
+);
+#[cfg(target_arch = "aarch64")]
+instructions!(
+    neon_quads, "neon", super::Quad, i32, 8, [1 2 3 4 5 6],
+    super::arch::vld1q_s32_x2, super::arch::vld1q_u8_x2, super::arch::vst1q_s32_x2,
+    super::dots::set_quad, super::dots::quads_of_16
+);
+
+/// A sum and the products of one register with two. What the standard library has no function for yet is a line of assembly.
+#[cfg(target_arch = "aarch64")]
+mod dots {
+    use std::arch::asm;
+
+    use super::arch::*;
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn set_pair([first, second]: super::Pair) -> uint8x16_t {
+        vreinterpretq_u8_u32(vdupq_n_u32(u32::from(first) | u32::from(second) << 16))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn set_quad(quad: super::Quad) -> uint8x16_t {
+        vreinterpretq_u8_u32(vdupq_n_u32(u32::from_le_bytes(quad)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn single(sum: float32x4x2_t, a: float32x4_t, b: float32x4x2_t) -> float32x4x2_t {
+        float32x4x2_t(vfmaq_f32(sum.0, a, b.0), vfmaq_f32(sum.1, a, b.1))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,bf16")]
+    pub(super) fn pairs(sum: float32x4x2_t, a: uint8x16_t, b: uint8x16x2_t) -> float32x4x2_t {
+        let dot = |mut sum: float32x4_t, b: uint8x16_t| {
+            // SAFETY: registers alone, and the processor has the instruction.
+            unsafe {
+                asm!("bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h", inout(vreg) sum, in(vreg) a, in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags));
+            }
+            sum
+        };
+        float32x4x2_t(dot(sum.0, b.0), dot(sum.1, b.1))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,i8mm")]
+    pub(super) fn quads_of_8(sum: int32x4x2_t, a: uint8x16_t, b: uint8x16x2_t) -> int32x4x2_t {
+        let dot = |mut sum: int32x4_t, b: uint8x16_t| {
+            // SAFETY: registers alone, and the processor has the instruction.
+            unsafe {
+                asm!("usdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sum, in(vreg) a, in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags));
+            }
+            sum
+        };
+        int32x4x2_t(dot(sum.0, b.0), dot(sum.1, b.1))
+    }
+
+    /// In 16 bits, which hold every product.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn quads_of_16(sum: int32x4x2_t, a: uint8x16_t, b: uint8x16x2_t) -> int32x4x2_t {
+        let a = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a))); // twice the four values
+        let dot = |sum: int32x4_t, b: uint8x16_t| {
+            let b = vreinterpretq_s8_u8(b);
+            let products = |b| vpaddlq_s16(vmulq_s16(a, b));
+            vaddq_s32(sum, vpaddq_s32(products(vmovl_s8(vget_low_s8(b))), products(vmovl_high_s8(b))))
+        };
+        int32x4x2_t(dot(sum.0, b.0), dot(sum.1, b.1))
+    }
+}
 
 /// A sum and the products of two registers.
 #[cfg(target_arch = "x86_64")]
@@ -395,104 +537,5 @@ mod dots {
         let (even_b, odd_b) = (_mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), _mm256_srai_epi16(b, 8));
         let (even, odd) = (_mm256_madd_epi16(even_a, even_b), _mm256_madd_epi16(odd_a, odd_b));
         _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every number of rows and both widths against a loop in float64.
-    #[test]
-    fn tiles_equal_plain_sums() {
-        for kernel in Kernel::all() {
-            for rows in 1..=kernel.rows() {
-                for (width, inner, spare) in
-                    [(kernel.columns(), 37, 3), (kernel.columns() / 2, 1, 0), (kernel.columns(), 0, 1)]
-                {
-                    let stride = inner + spare;
-                    let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
-                    let a: Vec<f32> = (0..rows * stride + inner).map(value).collect();
-                    let panel: Vec<f32> = (0..inner * width).map(|i| value(i + 7)).collect();
-                    let mut out = [f32::NAN; ROWS * COLUMNS];
-                    kernel.tile(&a, stride, rows, &panel, width, &mut out);
-                    for (i, &found) in out[..rows * width].iter().enumerate() {
-                        let (row, column) = (i / width, i % width);
-                        let term = |k: usize| f64::from(a[row * stride + k]) * f64::from(panel[k * width + column]);
-                        let want = (0..inner).map(term).sum::<f64>();
-                        assert!((f64::from(found) - want).abs() < 1e-5, "{kernel:?} {rows} x {width}: {found}, {want}");
-                    }
-                    assert!(out[rows * width..].iter().all(|value| value.is_nan()), "written beyond the tile");
-                }
-            }
-        }
-    }
-
-    /// Pairs of an odd and an even number of values, of which the second of the last may be none.
-    #[test]
-    fn tiles_of_pairs_equal_sums_of_rounded_values() {
-        let Some(kernel) = Kernel::detect().filter(|kernel| kernel.has_pairs()) else { return };
-        let pair = |i: usize| {
-            let value = |i: usize| half::bf16::from_f32(((i * 37 % 101) as f32 - 50.0) / 50.0).to_bits();
-            [value(2 * i), value(2 * i + 1)]
-        };
-        let values = |pair: Pair| pair.map(|bits| f64::from(half::bf16::from_bits(bits).to_f32()));
-        for (rows, width, inner) in [(12, 32, 19), (5, 16, 1), (1, 32, 44)] {
-            let a: Vec<Pair> = (0..rows * inner).map(pair).collect();
-            let panel: Vec<Pair> = (0..inner * width).map(|i| pair(i + 11)).collect();
-            let mut out = [f32::NAN; ROWS * COLUMNS];
-            kernel.tile_of_pairs(Begin::Row(&[0.0; COLUMNS]), &a, inner, rows, (&panel, width), &mut out);
-            for (i, &found) in out[..rows * width].iter().enumerate() {
-                let term = |k: usize| {
-                    let ([a0, a1], [b0, b1]) = (values(a[i / width * inner + k]), values(panel[k * width + i % width]));
-                    a0 * b0 + a1 * b1
-                };
-                let want = (0..inner).map(term).sum::<f64>();
-                assert!((f64::from(found) - want).abs() < 1e-5, "{rows} x {width}: {found}, {want}");
-            }
-        }
-    }
-
-    /// Every number of rows, both widths, and what is begun with, on all that this processor has.
-    #[test]
-    fn tiles_of_quads_are_exact() {
-        let byte = |i: usize| (i * 97 % 256) as u8;
-        let quad = |i: usize| std::array::from_fn(|j| byte(4 * i + j));
-        for kernel in Kernel::all() {
-            if !kernel.has_quads() {
-                continue;
-            }
-            for rows in 1..=kernel.rows() {
-                for (width, inner) in [(kernel.columns(), 23), (kernel.columns() / 2, 1), (kernel.columns(), 0)] {
-                    let a: Vec<Quad> = (0..rows * inner).map(quad).collect();
-                    let panel: Vec<Quad> = (0..inner * width).map(|i| quad(i + 5)).collect();
-                    let begin: Vec<i32> = (0..width as i32).map(|i| i * 1001 - 7).collect();
-                    let mut out = [i32::MIN; ROWS * COLUMNS];
-                    kernel.tile_of_quads(Begin::Row(&begin), &a, inner, rows, (&panel, width), &mut out);
-                    let want = |i: usize| {
-                        let term = |k: usize| {
-                            let (a, b) = (a[i / width * inner + k], panel[k * width + i % width]);
-                            let products = a.into_iter().zip(b);
-                            products.map(|(a, b)| i32::from(a) * i32::from(b.cast_signed())).sum::<i32>()
-                        };
-                        begin[i % width] + (0..inner).map(term).sum::<i32>()
-                    };
-                    let wanted: Vec<i32> = (0..rows * width).map(want).collect();
-                    assert_eq!(out[..rows * width], wanted, "{kernel:?} {rows} x {width} x {inner}");
-                    assert!(out[rows * width..].iter().all(|&sum| sum == i32::MIN), "written beyond the tile");
-                    kernel.tile_of_quads(Begin::Out, &a, inner, rows, (&panel, width), &mut out);
-                    let twice = wanted.iter().enumerate().map(|(i, sum)| 2 * sum - begin[i % width]);
-                    assert!(twice.eq(out[..rows * width].iter().copied()), "{kernel:?} continued");
-                }
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "assertion failed")]
-    fn rows_outside_of_the_matrix_are_refused() {
-        let Some(kernel) = Kernel::detect() else { panic!("assertion failed: no kernel here") };
-        let panel = vec![0.0; 5 * kernel.columns()];
-        kernel.tile(&[0.0; 9], 5, 2, &panel, kernel.columns(), &mut [0.0; ROWS * COLUMNS]);
     }
 }

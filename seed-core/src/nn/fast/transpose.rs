@@ -18,7 +18,7 @@ impl Number for i8 {}
 /// `lanes` rows of `from`, each `stride` numbers after the one before and `steps` words long, as the columns from `first` on of
 /// `to` `[steps, width]`. Returns how many steps were done, a multiple of `lanes`: the rest is the caller's.
 ///
-/// `lanes` is 16 with 512 bits and 8 with 256, half of the kernel's columns. Panics unless all of it is inside.
+/// `lanes` is half of the kernel's columns: 16 with 512 bits and 8 with 256, or with twice 128. Panics unless all of it is inside.
 pub(super) fn transpose<T: Number, W: Number>(
     kernel: Kernel,
     from: &[T],
@@ -43,7 +43,12 @@ pub(super) fn transpose<T: Number, W: Number>(
                 _ => avx2::block(from.cast(), bytes, to.cast(), width),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            neon::block(from.cast(), bytes, to.cast(), width);
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         unreachable!("no kernel was detected: {from:?} {to:?}");
     }
     done
@@ -52,11 +57,11 @@ pub(super) fn transpose<T: Number, W: Number>(
 /// One module for each width of registers. Of a square of `lanes` times `lanes` words, rows `i` and `i + lanes / 2` are
 /// interleaved: that turns the digits of a word's place, row and column, by one binary digit; after all of the digits of a row
 /// rows are columns.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! width {
     ($name:ident, $features:literal, $lanes:literal, $load:ident, $store:ident, $interleave:ident) => {
         mod $name {
-            use std::arch::x86_64::*;
+            use super::arch::*;
 
             /// # Safety
             /// The processor has the features; as many rows as a register has words can be read from `from` on, and written
@@ -84,6 +89,11 @@ width!(avx512, "avx512f", 16, _mm512_loadu_si512, _mm512_storeu_si512, interleav
 #[cfg(target_arch = "x86_64")]
 width!(avx2, "avx2", 8, _mm256_loadu_si256, _mm256_storeu_si256, interleave_256);
 
+#[cfg(target_arch = "aarch64")]
+width!(neon, "neon", 8, vld1q_u8_x2, vst1q_u8_x2, interleave_128);
+
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64 as arch;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as arch;
 
@@ -102,6 +112,18 @@ fn interleave_512(a: arch::__m512i, b: arch::__m512i) -> [arch::__m512i; 2] {
 fn interleave_256(a: arch::__m256i, b: arch::__m256i) -> [arch::__m256i; 2] {
     let (low, high) = (arch::_mm256_unpacklo_epi32(a, b), arch::_mm256_unpackhi_epi32(a, b));
     [arch::_mm256_permute2x128_si256(low, high, 0x20), arch::_mm256_permute2x128_si256(low, high, 0x31)]
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline]
+#[target_feature(enable = "neon")]
+fn interleave_128(a: arch::uint8x16x2_t, b: arch::uint8x16x2_t) -> [arch::uint8x16x2_t; 2] {
+    let words = |row: arch::uint8x16x2_t| [arch::vreinterpretq_u32_u8(row.0), arch::vreinterpretq_u32_u8(row.1)];
+    let [a, b] = [words(a), words(b)];
+    std::array::from_fn(|i| {
+        let (low, high) = (arch::vzip1q_u32(a[i], b[i]), arch::vzip2q_u32(a[i], b[i]));
+        arch::uint8x16x2_t(arch::vreinterpretq_u8_u32(low), arch::vreinterpretq_u8_u32(high))
+    })
 }
 
 #[cfg(test)]
