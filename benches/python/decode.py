@@ -32,34 +32,42 @@ VAE = dict(
 )  # fmt: skip
 
 
-def random_model(kind: type, config: dict, dtype: torch.dtype) -> torch.nn.Module:
+def random_model(kind: type, config: dict, dtype: torch.dtype, device: str) -> torch.nn.Module:
     """A model of diffusers with random weights, which are made in their type."""
     with torch.device("meta"):
         model = kind(**config)
-    model = model.to(dtype).to_empty(device="cpu").eval()
+    model = model.to(dtype).to_empty(device=device).eval()
     for name, weight in model.named_parameters():
         torch.nn.init.constant_(weight, 1.0) if weight.ndim == 1 and name.endswith("weight") else torch.nn.init.uniform_(weight, -0.03, 0.03)
     return model
 
 
-def diffusers_turn(dtype: torch.dtype, size: int, steps: int) -> dict:
+def finish(device: str) -> None:
+    """Waits until everything is computed."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def diffusers_turn(dtype: torch.dtype, size: int, steps: int, device: str) -> dict:
     """Seconds of each step and of the autoencoder, and the process's peak memory."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     side = size // 8
     with torch.inference_mode():
-        unet = random_model(UNet2DConditionModel, UNET, dtype)
-        sample, context = torch.randn(2, 4, side, side, dtype=dtype), torch.randn(2, 77, 1024, dtype=dtype)
-        labels = torch.randn(2, 2048, dtype=dtype)
+        unet = random_model(UNet2DConditionModel, UNET, dtype, device)
+        shapes = (2, 4, side, side), (2, 77, 1024), (2, 2048)
+        sample, context, labels = (torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
         seconds = []
         for step in range(1 + steps):
             start = time.perf_counter()
             unet(sample, 999 - step, encoder_hidden_states=context, class_labels=labels)
+            finish(device)
             seconds.append(time.perf_counter() - start)
         del unet
-        vae = random_model(AutoencoderKL, VAE, dtype)
+        vae = random_model(AutoencoderKL, VAE, dtype, device)
         start = time.perf_counter()
         vae.decode(sample[:1])
+        finish(device)
         autoencoder = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"steps_s": seconds, "autoencoder_s": autoencoder, "peak_bytes": peak}
@@ -71,7 +79,7 @@ def output(command: list) -> dict:
 
 def compare(args: argparse.Namespace, dtype: str) -> list[str]:
     """Lines of the table for one type."""
-    rest = ["--dtype", dtype, "--size", args.size, "--steps", args.steps]
+    rest = ["--dtype", dtype, "--size", args.size, "--steps", args.steps, "--device", args.device]
     rest += ["--threads", args.threads] if args.threads else []
     ours = [args.seed, "bench", "--preset", "decoder", "--json", "--quiet", *rest]
     theirs = [sys.executable, __file__, "--diffusers", "--seed", args.seed, *rest]
@@ -100,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=Path, required=True, help="the command line, a release build")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of either side")
     parser.add_argument("--size", type=int, default=768, help="of the image, in pixels")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="of each turn, after one that is not counted")
@@ -109,14 +118,15 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.diffusers:
-        print(json.dumps(diffusers_turn(DTYPES[args.dtype[0]], args.size, args.steps)))
+        print(json.dumps(diffusers_turn(DTYPES[args.dtype[0]], args.size, args.steps, args.device)))
         return
     lines = [line for dtype in args.dtype for line in compare(args, dtype)]
     import diffusers
 
     turns = f"{args.turns} turns of {args.steps} steps"
     versions = f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}"
-    print(f"{args.size} x {args.size} pixels with guidance, {torch.get_num_threads()} threads, {turns}, {versions}\n")
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{args.size} x {args.size} pixels with guidance, {where}, {turns}, {versions}\n")
     print("| what | seed, s | diffusers, s | diffusers / seed |\n|---|---:|---:|---:|", *lines, sep="\n")
 
 

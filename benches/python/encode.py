@@ -7,6 +7,7 @@ turns, and its peak memory.
     cargo build --release
     python benches/python/encode.py --seed target/release/seed --dtype bf16 [--turns 3] [--rounds 2] [--batch-size 4]
     python benches/python/encode.py --seed target/release/seed --dtype bf16 --cold [--turns 3]
+    python benches/python/encode.py --seed target/release/seed --dtype bf16 --device cuda --batch-size 64   # built with the feature cuda
 """
 
 import argparse
@@ -84,6 +85,12 @@ def random_weights(s: dict, dtype: torch.dtype) -> dict[str, Tensor]:
     return weights
 
 
+def finish(x: Tensor) -> None:
+    """Waits until `x` is computed."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
 @torch.inference_mode()
 def steps(encoder: Encoder, pixels: Tensor) -> dict[str, float]:
     """Seconds of each step of a batch, by the names that `seed bench` gives them."""
@@ -91,6 +98,7 @@ def steps(encoder: Encoder, pixels: Tensor) -> dict[str, float]:
     for name, step in (("vision transformer", encoder.vit), ("causal Q-Former", encoder.qformer), ("codebook", encoder.codes)):
         start = time.perf_counter()
         x = step(x)
+        finish(x)
         seconds[name] = time.perf_counter() - start
     return seconds
 
@@ -103,10 +111,11 @@ def show(name: str, values: list[float], unit: str = "") -> None:
 def warm(args: argparse.Namespace) -> None:
     """Batches of processes that have begun."""
     dtype = DTYPES[args.dtype]
-    encoder = Encoder(SEED_2, random_weights(SEED_2, dtype))
-    pixels = torch.randn(args.batch_size, 3, SEED_2["image_size"], SEED_2["image_size"], dtype=dtype)
+    weights = {name: weight.to(args.device) for name, weight in random_weights(SEED_2, dtype).items()}
+    encoder = Encoder(SEED_2, weights)
+    pixels = torch.randn(args.batch_size, 3, SEED_2["image_size"], SEED_2["image_size"], dtype=dtype).to(args.device)
     command = [args.seed, "bench", "--preset", "seed-2", "--json", "--quiet", "--dtype", args.dtype]
-    command += ["--batch-size", str(args.batch_size), "--rounds", str(args.rounds)]
+    command += ["--batch-size", str(args.batch_size), "--rounds", str(args.rounds), "--device", args.device]
     rates, parts, peaks = {"seed": [], "PyTorch": []}, {"seed": [], "PyTorch": []}, []
     for _ in range(args.turns):
         report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -116,7 +125,7 @@ def warm(args: argparse.Namespace) -> None:
         seconds = []
         for _ in range(1 + args.rounds):
             start = time.perf_counter()
-            encoder(pixels)
+            finish(encoder(pixels))
             seconds.append(time.perf_counter() - start)
         rates["PyTorch"].append(args.batch_size / statistics.median(seconds[1:]))
         parts["PyTorch"].append(steps(encoder, pixels))
@@ -171,14 +180,15 @@ def first(args: argparse.Namespace) -> None:
 
 def head(args: argparse.Namespace, what: str) -> None:
     beside = "PyTorch" if args.dtype != "int8" else "bf16 in PyTorch"
-    threads = torch.get_num_threads()
-    print(f"SEED-2's encoder, {args.dtype}, {what}, {threads} threads, {beside} {torch.__version__}")
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
+    print(f"SEED-2's encoder, {args.dtype}, {what}, {where}, {beside} {torch.__version__}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=Path, required=True, help="the command line, a release build")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of either side, without --cold")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="batches of each turn, after one that is not measured")

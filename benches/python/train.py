@@ -1,16 +1,20 @@
-"""Training steps at the sizes of the bundled model's recipe, `seed-bench train` and PyTorch in turns: steps a second and their ratio.
+"""Training steps at the sizes of the bundled model's recipe, seed and PyTorch in turns: steps a second and their ratio.
 
+    cargo build --release
     cargo build --release -p seed-benches
-    python benches/python/train.py --seed-bench target/release/seed-bench [--turns 3] [--repeats 5] [--threads 1]
+    python benches/python/train.py --seed target/release/seed --seed-bench target/release/seed-bench [--turns 3] [--repeats 5] [--threads 1]
 
-The same steps on either side, in float32 on random data: stage 1 trains the causal Q-Former by a contrast of its last embedding
-behind a fixed vision transformer, stage 2 trains Q-Former, codebook and detokenizer by three losses, the UNet learns to predict;
-each with AdamW.
+The same steps on either side, in float32: stage 1 trains the causal Q-Former by a contrast of its last embedding behind a fixed
+vision transformer, stage 2 trains Q-Former, codebook and detokenizer by three losses, the UNet learns to predict; each with
+AdamW, on random data. `seed train` computes the UNet's batch in parts, one a thread, as the recipe says, so its row is measured
+twice: the step of `seed-bench` with all threads on one batch, and `seed train` itself with its own data, from its second report on.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable
@@ -24,6 +28,7 @@ from encode import random_weights
 from folder_to_tokens import Encoder
 
 RECIPE = Path(__file__).parents[2] / "weights" / "recipes" / "scenes-tiny.toml"
+BUNDLE = Path(__file__).parents[2] / "weights" / "scenes-tiny"
 HEAD = (256, 128, 32)
 
 
@@ -139,6 +144,7 @@ def unet(recipe: dict) -> Callable[[], None]:
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1), cross_attention_dim=d["context"],
         attention_head_dim=tuple(channels // d["head_dim"] for channels in d["unet_channels"]), use_linear_projection=True,
         class_embed_type="projection", projection_class_embeddings_input_dim=2 * recipe["model"]["generation_dim"],
+        resnet_time_scale_shift=d.get("time_scale_shift", "default"),
     ).train()  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), recipe["decoder"]["learning_rate"])
     latents, target = torch.randn(2, batch, d["latent_channels"], side, side)
@@ -172,8 +178,22 @@ def our_seconds(program: Path, repeats: int, threads: int) -> list[float]:
     return [float(row[3].removesuffix(" ms ")) / 1e3 for row in rows]
 
 
+def seconds_of_training(program: Path, steps: int, batch: int, threads: int) -> float:
+    """Seconds of a step of the UNet as `seed train` goes on with the bundled one, the first step left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program, "train", RECIPE, "--out", folder, "--json", "--quiet", "--threads", threads]
+        command += ["--tokenizer", BUNDLE, "--decoder", BUNDLE / "decoder", "--set", "diffusion.pool=256", "--set", "decoder.warmup=1"]
+        command += ["--set", f"decoder.steps={1 + steps}"]
+        text = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    reports = [report for report in lines if report.get("stage") == "decoder"]
+    since_start = [report["step"] * batch / report["images_per_second"] for report in (reports[0], reports[-1])]
+    return (since_start[1] - since_start[0]) / steps
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=Path, required=True, help="the command line, a release build")
     parser.add_argument("--seed-bench", type=Path, required=True, help="a release build")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5, help="steps of each turn, after one that is not counted")
@@ -182,17 +202,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipe = tomllib.loads(RECIPE.read_text())
     steps = {"stage 1": stage1(recipe), "stage 2": stage2(recipe), "UNet": unet(recipe)}
+    names = [*steps, "UNet, `seed train`"]
     ours, theirs = [], []
     for _ in range(args.turns):
-        ours.append(our_seconds(args.seed_bench, args.repeats, args.threads))
-        theirs.append([seconds(step, args.repeats) for step in steps.values()])
+        rows = our_seconds(args.seed_bench, args.repeats, args.threads)
+        rows.append(seconds_of_training(args.seed, 4 * args.repeats, recipe["decoder"]["batch"], args.threads))
+        times = [seconds(step, args.repeats) for step in steps.values()]
+        ours.append(rows)
+        theirs.append([*times, times[-1]])
 
     def cell(values: list[float]) -> str:
         return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     print(f"float32, {args.threads} threads, {args.turns} turns of {args.repeats} steps, PyTorch {torch.__version__}\n")
     print("| step | seed, steps/s | PyTorch, steps/s | ratio |\n|---|---:|---:|---:|")
-    for i, name in enumerate(steps):
+    for i, name in enumerate(names):
         pairs = [(1 / a[i], 1 / b[i]) for a, b in zip(ours, theirs, strict=True)]
         print(f"| {name} | {cell([a for a, _ in pairs])} | {cell([b for _, b in pairs])} | {cell([a / b for a, b in pairs])} |")
 

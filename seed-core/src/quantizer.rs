@@ -88,7 +88,7 @@ impl<B: SeedBackend> Quantizer<B> {
         let z = latents.reshape([batch * queries, dim]);
         let z_norm = z.clone().powi_scalar(2).sum_dim(1); // [batch * queries, 1]
         let row_norm = rows.clone().powi_scalar(2).sum_dim(1).transpose(); // [1, codes]
-        z_norm + row_norm - z.matmul(rows.transpose()) * 2.0 // [batch * queries, codes]
+        z_norm + row_norm - B::product(z, rows.transpose()) * 2.0 // [batch * queries, codes]
     }
 
     /// Codes `[batch, queries]` -> rows of the codebook `[batch, queries, dim]`.

@@ -54,13 +54,17 @@ const MODEL_CRATES: May = May::Only(&["burn", "serde"]);
 
 /// The concrete backends and what they stand on: `device` chooses one, `nn` makes the CPU's faster. [`May::AllBut`] leaves
 /// them out too.
-pub const BACKENDS: &[&str] = &["burn_flex", "burn_cuda", "burn_wgpu", "cubecl", "cudarc", "wgpu"];
+pub const BACKENDS: &[&str] =
+    &["burn_flex", "burn_cuda", "burn_wgpu", "burn_cubecl", "cubecl", "cubek", "cudarc", "wgpu"];
+/// The same, and the tensors that CUDA's products are made of, which are float32's there and not TF32's.
+const DEVICE_CRATES: &[&str] =
+    &["burn", "burn_flex", "burn_cuda", "burn_wgpu", "burn_cubecl", "cubecl", "cubek", "cudarc", "wgpu"];
 
 /// The law of `seed-core`, in the order of its `lib.rs`. A module without a line here breaks it.
 pub const LAW: &[Rule] = &[
     rule("atomic", May::Only(&["error"]), May::Only(&["tempfile"])),
     rule("codes", May::Only(&["error"]), May::Only(&[])),
-    rule("device", May::Only(&["error", "nn"]), May::Only(BACKENDS)),
+    rule("device", May::Only(&["error", "nn"]), May::Only(DEVICE_CRATES)),
     rule("error", May::Only(&[]), May::Only(&["thiserror"])),
     rule("pixels", May::Only(&["atomic", "error"]), May::AllBut(&["burn"])),
     // burn_flex, rayon and multiversion are the backend extension: fused operations on the CPU.

@@ -3,8 +3,17 @@
 //! The backend loads the driver and the compiler of its kernels when it first needs them, reads CUDA's headers, and
 //! panics where one is missing, so all three are looked for here first.
 
+use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn_cubecl::{kernel::matmul::init_matmul_output, tensor::CubeTensor};
 use burn_cuda::CudaDevice;
-use cubecl::cuda::install;
+use cubecl::cuda::{CudaRuntime, install};
+use cubek::{
+    matmul::{
+        definition::{MatmulElems, MatmulGlobalElems},
+        launch::{Strategy, launch_ref},
+    },
+    std::InputBinding,
+};
 use cudarc::driver::result;
 
 use super::Listed;
@@ -13,7 +22,51 @@ use crate::nn::SeedBackend;
 /// float32, 32-bit integers.
 pub(super) use burn_cuda::Cuda;
 
-impl SeedBackend for Cuda {}
+/// burn multiplies float32 in TF32, which keeps ten bits, where the GPU can. Here float32 is float32: codes are to be those of
+/// other machines.
+impl SeedBackend for Cuda {
+    fn product<const D: usize>(lhs: Tensor<Self, D>, rhs: Tensor<Self, D>) -> Tensor<Self, D> {
+        if [lhs.dtype(), rhs.dtype()] != [DType::F32; 2] {
+            return lhs.matmul(rhs);
+        }
+        let [lhs, rhs] = [lhs, rhs].map(|x| x.into_primitive().tensor());
+        Tensor::from_primitive(TensorPrimitive::Float(multiply(lhs, rhs)))
+    }
+
+    fn product_and_bias<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        if x.dtype() != DType::F32 {
+            return burn::tensor::module::linear(x, weight, bias);
+        }
+        let (mut dims, [inner, columns]) = (x.dims(), weight.dims());
+        let rows = dims[..D - 1].iter().product();
+        dims[D - 1] = columns;
+        let y = Self::product(x.reshape([rows, inner]), weight).reshape(dims);
+        match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// A product of float32 matrices by multiply-adds in float32, which no unit for matrices has.
+fn multiply(lhs: CubeTensor<CudaRuntime>, rhs: CubeTensor<CudaRuntime>) -> CubeTensor<CudaRuntime> {
+    let out = init_matmul_output(&lhs, &rhs, DType::F32);
+    let launch = |strategy: &Strategy| {
+        let element = DType::F32.into();
+        let mut elements = MatmulElems::from_globals(&MatmulGlobalElems { lhs: element, rhs: element, out: element });
+        let [lhs, rhs] = [&lhs, &rhs].map(|x| InputBinding::new(x.clone().binding(), element));
+        launch_ref(strategy, &out.client, lhs, rhs, out.clone().binding(), &mut elements)
+    };
+    // The second is for shapes that the tiles of the first do not fit.
+    launch(&Strategy::SimpleUnit(Default::default()))
+        .or_else(|_| launch(&Strategy::Naive))
+        .expect("the plainest kernel takes any shape");
+    out
+}
 
 /// The GPUs, in the driver's order.
 pub(super) fn list() -> Listed<CudaDevice> {

@@ -34,8 +34,8 @@ pub fn attention_to_words<B: SeedBackend>(
     let scale = scale(&query, heads);
     let [batch, tokens] = hidden.dims();
     let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads)); // [batch, heads, tokens, head_dim]
-    let scores = (query * scale).matmul(key.swap_dims(2, 3)) + hidden.reshape([batch, 1, 1, tokens]);
-    merge_heads(softmax(scores).matmul(value))
+    let scores = B::product(query * scale, key.swap_dims(2, 3)) + hidden.reshape([batch, 1, 1, tokens]);
+    merge_heads(B::product(softmax(scores), value))
 }
 
 /// `head_dim^-0.5`.
@@ -96,11 +96,11 @@ fn sliced<B: SeedBackend>(
     let query = query * scale;
     let key = key.swap_dims(2, 3); // [batch, heads, head_dim, tokens]
     let attend = |query: Tensor<B, 4>, mask: Option<Tensor<B, 2>>| {
-        let mut scores = query.matmul(key.clone()); // [batch, heads, queries, tokens]
+        let mut scores = B::product(query, key.clone()); // [batch, heads, queries, tokens]
         if let Some(mask) = mask {
             scores = scores + mask.unsqueeze::<4>();
         }
-        softmax(scores).matmul(value.clone()) // [batch, heads, queries, head_dim]
+        B::product(softmax(scores), value.clone()) // [batch, heads, queries, head_dim]
     };
     if at_once >= queries {
         return attend(query, mask);

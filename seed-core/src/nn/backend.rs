@@ -40,6 +40,20 @@ pub trait SeedBackend: Backend {
         (x.cast(element), weight)
     }
 
+    /// Matrix product of the last two axes, whose sums are as exact as the type that both are of.
+    fn product<const D: usize>(lhs: Tensor<Self, D>, rhs: Tensor<Self, D>) -> Tensor<Self, D> {
+        lhs.matmul(rhs)
+    }
+
+    /// `x W + b` as exact as [`product`](Self::product); all are of one type.
+    fn product_and_bias<const D: usize>(
+        x: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        burn::tensor::module::linear(x, weight, bias)
+    }
+
     /// Whether a layer that only computes keeps its weight as files hold it, `[output, input]`, seen with its axes exchanged.
     const KEEPS_LAYOUT_OF_FILES: bool = false;
 

@@ -127,9 +127,9 @@ fn product<B: SeedBackend, const D: usize>(
     let element = x.dtype();
     let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
     if x.dtype() == element {
-        return burn::tensor::module::linear(x, weight, bias);
+        return B::product_and_bias(x, weight, bias);
     }
-    let product = burn::tensor::module::linear(x, weight, None).cast(element);
+    let product = B::product_and_bias(x, weight, None).cast(element);
     match bias {
         Some(bias) => product + bias.unsqueeze(),
         None => product,
