@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from encode import finish
+
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 UNET = dict(
     sample_size=96, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
@@ -42,12 +44,6 @@ def random_model(kind: type, config: dict, dtype: torch.dtype, device: str) -> t
     return model
 
 
-def finish(device: str) -> None:
-    """Waits until everything is computed."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def diffusers_turn(dtype: torch.dtype, size: int, steps: int, device: str) -> dict:
     """Seconds of each step and of the autoencoder, and the process's peak memory."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -60,14 +56,12 @@ def diffusers_turn(dtype: torch.dtype, size: int, steps: int, device: str) -> di
         seconds = []
         for step in range(1 + steps):
             start = time.perf_counter()
-            unet(sample, 999 - step, encoder_hidden_states=context, class_labels=labels)
-            finish(device)
+            finish(unet(sample, 999 - step, encoder_hidden_states=context, class_labels=labels).sample)
             seconds.append(time.perf_counter() - start)
         del unet
         vae = random_model(AutoencoderKL, VAE, dtype, device)
         start = time.perf_counter()
-        vae.decode(sample[:1])
-        finish(device)
+        finish(vae.decode(sample[:1]).sample)
         autoencoder = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"steps_s": seconds, "autoencoder_s": autoencoder, "peak_bytes": peak}

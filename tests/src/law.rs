@@ -25,6 +25,8 @@ pub enum May {
     Only(&'static [&'static str]),
     /// All but these and the [`BACKENDS`].
     AllBut(&'static [&'static str]),
+    /// These, the [`BACKENDS`] and no others.
+    WithBackends(&'static [&'static str]),
 }
 
 impl May {
@@ -32,6 +34,7 @@ impl May {
         match self {
             Self::Only(names) => names.contains(&name),
             Self::AllBut(names) => !names.contains(&name) && !BACKENDS.contains(&name),
+            Self::WithBackends(names) => names.contains(&name) || BACKENDS.contains(&name),
         }
     }
 
@@ -40,6 +43,7 @@ impl May {
             Self::Only([]) => "none".to_owned(),
             Self::Only(names) => names.join(", "),
             Self::AllBut(names) => format!("all but {}", [names, BACKENDS].concat().join(", ")),
+            Self::WithBackends(names) => [names, BACKENDS].concat().join(", "),
         }
     }
 }
@@ -56,15 +60,13 @@ const MODEL_CRATES: May = May::Only(&["burn", "serde"]);
 /// them out too.
 pub const BACKENDS: &[&str] =
     &["burn_flex", "burn_cuda", "burn_wgpu", "burn_cubecl", "cubecl", "cubek", "cudarc", "wgpu"];
-/// The same, and the tensors that CUDA's products are made of, which are float32's there and not TF32's.
-const DEVICE_CRATES: &[&str] =
-    &["burn", "burn_flex", "burn_cuda", "burn_wgpu", "burn_cubecl", "cubecl", "cubek", "cudarc", "wgpu"];
 
 /// The law of `seed-core`, in the order of its `lib.rs`. A module without a line here breaks it.
 pub const LAW: &[Rule] = &[
     rule("atomic", May::Only(&["error"]), May::Only(&["tempfile"])),
     rule("codes", May::Only(&["error"]), May::Only(&[])),
-    rule("device", May::Only(&["error", "nn"]), May::Only(DEVICE_CRATES)),
+    // burn's tensors are what CUDA multiplies: in float32, where the backend by itself takes TF32.
+    rule("device", May::Only(&["error", "nn"]), May::WithBackends(&["burn"])),
     rule("error", May::Only(&[]), May::Only(&["thiserror"])),
     rule("pixels", May::Only(&["atomic", "error"]), May::AllBut(&["burn"])),
     // burn_flex, rayon and multiversion are the backend extension: fused operations on the CPU.

@@ -444,33 +444,27 @@ mod dots {
         float32x4x2_t(vfmaq_f32(sum.0, a, b.0), vfmaq_f32(sum.1, a, b.1))
     }
 
-    #[inline]
-    #[target_feature(enable = "neon,bf16")]
-    pub(super) fn pairs(sum: float32x4x2_t, a: uint8x16_t, b: uint8x16x2_t) -> float32x4x2_t {
-        let dot = |mut sum: float32x4_t, b: uint8x16_t| {
-            // SAFETY: registers alone, and the processor has the instruction.
-            unsafe {
-                asm!("bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h", inout(vreg) sum, in(vreg) a, in(vreg) b,
-                    options(pure, nomem, nostack, preserves_flags));
+    /// One instruction for each register of sums.
+    macro_rules! dot {
+        ($name:ident, $features:literal, $instruction:literal, $sum:ident, $sums:ident) => {
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(sum: $sums, a: uint8x16_t, b: uint8x16x2_t) -> $sums {
+                let dot = |mut sum: $sum, b: uint8x16_t| {
+                    // SAFETY: registers alone, and the processor has the instruction.
+                    unsafe {
+                        asm!($instruction, inout(vreg) sum, in(vreg) a, in(vreg) b,
+                            options(pure, nomem, nostack, preserves_flags));
+                    }
+                    sum
+                };
+                $sums(dot(sum.0, b.0), dot(sum.1, b.1))
             }
-            sum
         };
-        float32x4x2_t(dot(sum.0, b.0), dot(sum.1, b.1))
     }
 
-    #[inline]
-    #[target_feature(enable = "neon,i8mm")]
-    pub(super) fn quads_of_8(sum: int32x4x2_t, a: uint8x16_t, b: uint8x16x2_t) -> int32x4x2_t {
-        let dot = |mut sum: int32x4_t, b: uint8x16_t| {
-            // SAFETY: registers alone, and the processor has the instruction.
-            unsafe {
-                asm!("usdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sum, in(vreg) a, in(vreg) b,
-                    options(pure, nomem, nostack, preserves_flags));
-            }
-            sum
-        };
-        int32x4x2_t(dot(sum.0, b.0), dot(sum.1, b.1))
-    }
+    dot!(pairs, "neon,bf16", "bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h", float32x4_t, float32x4x2_t);
+    dot!(quads_of_8, "neon,i8mm", "usdot {0:v}.4s, {1:v}.16b, {2:v}.16b", int32x4_t, int32x4x2_t);
 
     /// In 16 bits, which hold every product.
     #[inline]
