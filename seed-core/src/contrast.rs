@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention},
+    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, narrow},
 };
 
 /// Mixtures of a patch token's features that the image embedding is made of.
@@ -209,7 +209,7 @@ impl<B: SeedBackend> Block<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [_, _, width] = x.dims();
         let qkv = self.qkv.forward(self.norm1.forward(x.clone())); // [batch, context, 3 * width]
-        let part = |i| qkv.clone().narrow(2, i * width, width);
+        let part = |i| narrow(qkv.clone(), i * width, width);
         let x = self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), x);
         self.fc2.forward_add(self.fc1.forward_gelu(self.norm2.forward(x.clone())), x)
     }

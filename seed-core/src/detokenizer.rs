@@ -20,7 +20,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention},
+    nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, attention, narrow},
     qformer::{QFormer, QFormerConfig},
 };
 
@@ -233,7 +233,7 @@ impl<B: SeedBackend> Attention<B> {
     fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         let [_, _, width] = x.dims();
         let qkv = self.qkv.forward(x); // [batch, queries, 3 * width]
-        let part = |i| qkv.clone().narrow(2, i * width, width);
+        let part = |i| narrow(qkv.clone(), i * width, width);
         self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), residual)
     }
 }

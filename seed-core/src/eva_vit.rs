@@ -13,7 +13,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 
-use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, Then, attention};
+use crate::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, SeedBackend, Then, attention, narrow};
 
 /// Sizes of the vision transformer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,7 +211,7 @@ impl<B: SeedBackend> Attention<B> {
         let q_bias = self.q_bias.val();
         let bias = Tensor::cat(vec![q_bias.clone(), q_bias.zeros_like(), self.v_bias.val()], 0); // [3 * width]
         let qkv = self.qkv.forward_with_bias(x, bias); // [batch, tokens, 3 * width]
-        let part = |i| qkv.clone().narrow(2, i * width, width);
+        let part = |i| narrow(qkv.clone(), i * width, width);
         self.proj.forward_add(attention(part(0), part(1), part(2), self.heads, None), residual)
     }
 }

@@ -1,4 +1,4 @@
-//! A run that was interrupted and goes on makes the model of one that was not.
+//! A run makes the same model whether it is interrupted or not, and whether it keeps what gradients need or computes it again.
 
 use std::{
     path::Path,
@@ -32,7 +32,11 @@ fn recipe() -> Recipe {
 }
 
 /// Every step's stage, number and loss; stops after `limit` steps.
-fn run(folder: &Path, limit: usize) -> (Vec<(&'static str, usize, f64)>, seed_core::Result<std::path::PathBuf>) {
+fn run(
+    recipe: &Recipe,
+    folder: &Path,
+    limit: usize,
+) -> (Vec<(&'static str, usize, f64)>, seed_core::Result<std::path::PathBuf>) {
     let (stop, mut steps) = (AtomicBool::new(false), Vec::new());
     let mut report = |report: &StepReport| {
         steps.push((report.stage, report.step, report.loss));
@@ -46,21 +50,22 @@ fn run(folder: &Path, limit: usize) -> (Vec<(&'static str, usize, f64)>, seed_co
         stop: &stop,
         report: &mut report,
     };
-    let result = train::run(&recipe(), &mut session, Device::Cpu);
+    let result = train::run(recipe, &mut session, Device::Cpu);
     (steps, result.map(|bundle| bundle.expect("the last stage makes a bundle")))
 }
 
+/// One test, as runs of one process draw their initial weights from one generator.
 #[test]
-fn an_interrupted_run_goes_on_with_the_same_losses_to_the_same_model() {
-    let (undisturbed, interrupted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (want, bundle) = run(undisturbed.path(), usize::MAX);
+fn interruptions_and_gradient_checkpointing_change_nothing() {
+    let [undisturbed, interrupted, checkpointed] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let (want, bundle) = run(&recipe(), undisturbed.path(), usize::MAX);
     let bundle = bundle.unwrap();
     assert_eq!(want.len(), 20, "five stages of four steps");
 
     let mut got = Vec::new();
     let again = loop {
         // Three steps a sitting: within stages, at their ends and at their beginnings.
-        let (steps, result) = run(interrupted.path(), 3);
+        let (steps, result) = run(&recipe(), interrupted.path(), 3);
         got.extend(steps);
         match result {
             Err(Error::Interrupted) => {}
@@ -68,7 +73,19 @@ fn an_interrupted_run_goes_on_with_the_same_losses_to_the_same_model() {
         }
     };
     assert_eq!(got, want);
+    same(&again, &bundle);
+
+    // The autoencoder and the UNet in parts side by side.
+    let mut recipe = recipe();
+    let plans = [&mut recipe.vision, &mut recipe.stage1, &mut recipe.stage2, &mut recipe.vae, &mut recipe.decoder];
+    plans.into_iter().flatten().for_each(|plan| plan.gradient_checkpointing = true);
+    let (got, again) = run(&recipe, checkpointed.path(), usize::MAX);
+    assert_eq!(got, want);
+    same(&again.unwrap(), &bundle);
+}
+
+fn same(found: &Path, wanted: &Path) {
     for file in ["model.safetensors", "contrast.safetensors", "decoder/unet/diffusion_pytorch_model.safetensors"] {
-        assert!(std::fs::read(again.join(file)).unwrap() == std::fs::read(bundle.join(file)).unwrap(), "{file}");
+        assert!(std::fs::read(found.join(file)).unwrap() == std::fs::read(wanted.join(file)).unwrap(), "{file}");
     }
 }

@@ -16,7 +16,9 @@ use burn::tensor::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{Linear, LinearConfig, SeedBackend, conv2d, conv2d_add, group_norm, group_norm_silu, silu};
+use crate::nn::{
+    Linear, LinearConfig, SeedBackend, add, conv2d, conv2d_add, group_norm, group_norm_silu, multiply, silu,
+};
 
 /// A 3 x 3 convolution that keeps height and width.
 pub(super) fn conv_3x3<B: Backend>(channels: [usize; 2], device: &B::Device) -> Conv2d<B> {
@@ -96,7 +98,8 @@ impl<B: SeedBackend> ResnetBlock<B> {
         let hidden = match time {
             Some(time) if self.scales => {
                 let [scale, shift] = time.chunk(2, 1).try_into().expect("an even number of features");
-                silu(group_norm(&self.norm2, conv2d(&self.conv1, hidden)) * (scale + 1.0) + shift)
+                let normed = group_norm(&self.norm2, conv2d(&self.conv1, hidden));
+                silu(add(multiply(normed, scale + 1.0), shift))
             }
             Some(time) => group_norm_silu(&self.norm2, conv2d_add(&self.conv1, hidden, time)),
             None => group_norm_silu(&self.norm2, conv2d(&self.conv1, hidden)),

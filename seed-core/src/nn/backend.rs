@@ -6,7 +6,7 @@
 //! The autodiff decorator forwards to the inner backend in both directions.
 
 use burn::tensor::{
-    Shape, Tensor, TensorMetadata,
+    Shape, Slice, Tensor, TensorMetadata,
     backend::Backend,
     ops::{ActivationOps, ConvOptions, FloatTensor},
 };
@@ -22,8 +22,13 @@ use super::{
 mod autodiff;
 #[cfg(feature = "train")]
 mod layers;
+#[cfg(feature = "train")]
+mod recompute;
 #[cfg(all(test, feature = "train"))]
 mod tests;
+
+#[cfg(feature = "train")]
+pub(crate) use recompute::{recomputes, recomputing};
 
 /// A burn backend that can run the models of this crate.
 pub trait SeedBackend: Backend {
@@ -207,6 +212,21 @@ pub trait SeedBackend: Backend {
         linear::plain_gated(x, weight, bias)
     }
 
+    /// The features from `first` on, `count` of the last axis: a view.
+    fn fused_narrow(x: FloatTensor<Self>, first: usize, count: usize) -> FloatTensor<Self> {
+        Self::float_slice(x.clone(), &columns(&x, first, count))
+    }
+
+    /// `x + y`, of which gradients keep no result where they keep few.
+    fn fused_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(x, y)
+    }
+
+    /// `x * y`, as [`fused_add`](Self::fused_add).
+    fn fused_multiply(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_mul(x, y)
+    }
+
     /// Exchanges the last two axes of `[batch, rows, columns]`, and moves the values so that they lie in order.
     fn fused_transpose(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_swap_dims(x, 1, 2)
@@ -243,6 +263,16 @@ pub trait SeedBackend: Backend {
     fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
         plain_merge_heads::<Self>(x)
     }
+}
+
+/// All of a tensor but for its last axis, of which it is `count` from `first` on.
+fn columns<T: TensorMetadata>(x: &T, first: usize, count: usize) -> Vec<Slice> {
+    let shape = x.shape();
+    let mut slices: Vec<Slice> = shape.iter().map(|&size| Slice::from(0..size as isize)).collect();
+    if let Some(last) = slices.last_mut() {
+        *last = Slice::from(first as isize..(first + count) as isize);
+    }
+    slices
 }
 
 fn plain_softmax_backward<B: Backend>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {

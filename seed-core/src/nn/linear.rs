@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use super::{SeedBackend, gelu};
+use super::{SeedBackend, gelu, multiply, narrow};
 
 /// `x W + b`. The name is burn's, by which loading knows that files hold the matrix with rows and columns exchanged.
 #[derive(Module, Debug)]
@@ -116,7 +116,7 @@ pub(super) fn plain_gated<B: SeedBackend, const D: usize>(
 ) -> Tensor<B, D> {
     let both = B::fused_linear(x, weight, bias, Then::Nothing); // [.., 2 * hidden]
     let hidden = both.dims()[D - 1] / 2;
-    both.clone().narrow(D - 1, 0, hidden) * gelu(both.narrow(D - 1, hidden, hidden))
+    multiply(narrow(both.clone(), 0, hidden), gelu(narrow(both, hidden, hidden)))
 }
 
 fn product<B: SeedBackend, const D: usize>(

@@ -26,8 +26,10 @@ mod transpose;
 
 pub use attention::{attention, attention_to_words};
 pub use backend::SeedBackend;
+#[cfg(feature = "train")]
+pub(crate) use backend::{recomputes, recomputing};
 pub use group_norm::Groups;
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig, Then};
-pub use ops::{conv2d, conv2d_add, gelu, group_norm, group_norm_silu, silu, softmax, transpose};
+pub use ops::{add, conv2d, conv2d_add, gelu, group_norm, group_norm_silu, multiply, narrow, silu, softmax, transpose};
 use ops::{merge_heads, split_heads};

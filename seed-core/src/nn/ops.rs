@@ -28,6 +28,23 @@ pub fn transpose<B: SeedBackend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_transpose(x.into_primitive().tensor())))
 }
 
+/// The features from `first` on, `count` of the last axis.
+pub fn narrow<B: SeedBackend, const D: usize>(x: Tensor<B, D>, first: usize, count: usize) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_narrow(x.into_primitive().tensor(), first, count)))
+}
+
+/// `x + y` of any shapes that go together, see [`SeedBackend::fused_add`].
+pub fn add<B: SeedBackend, const D: usize>(x: Tensor<B, D>, y: Tensor<B, D>) -> Tensor<B, D> {
+    let [x, y] = [x, y].map(|part| part.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_add(x, y)))
+}
+
+/// `x * y` of any shapes that go together, see [`SeedBackend::fused_multiply`].
+pub fn multiply<B: SeedBackend, const D: usize>(x: Tensor<B, D>, y: Tensor<B, D>) -> Tensor<B, D> {
+    let [x, y] = [x, y].map(|part| part.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::fused_multiply(x, y)))
+}
+
 /// `[batch, tokens, width]` -> `[batch, heads, tokens, width / heads]`.
 pub(super) fn split_heads<B: SeedBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     Tensor::from_primitive(TensorPrimitive::Float(B::fused_split_heads(x.into_primitive().tensor(), heads)))

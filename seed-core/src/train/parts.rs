@@ -15,7 +15,10 @@ use burn::{
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::{error::Result, nn::SeedBackend};
+use crate::{
+    error::Result,
+    nn::{SeedBackend, recomputes, recomputing},
+};
 
 use super::{
     plan::Plan,
@@ -92,13 +95,13 @@ impl<A: TrainBackend> Parts<A> {
         for (part, item) in items.into_iter().enumerate() {
             queues[part % self.lanes.len()].push((part, item));
         }
-        let work = &work;
+        let (work, recomputes) = (&work, recomputes());
         let mut done: Vec<(usize, Result<T>)> = std::thread::scope(|scope| {
             let mut threads = Vec::with_capacity(self.lanes.len());
             for (lane, queue) in self.lanes.iter().zip(queues) {
                 let model = model.clone();
                 threads.push(scope.spawn(move || {
-                    lane.work(move || {
+                    let all = move || {
                         let model = model.fork(&lane.device);
                         let mut done = Vec::with_capacity(queue.len());
                         for (part, item) in queue {
@@ -106,7 +109,8 @@ impl<A: TrainBackend> Parts<A> {
                             done.push((part, work(own, item, self.ranges[part].clone(), &lane.device)));
                         }
                         done
-                    })
+                    };
+                    lane.work(|| recomputing(recomputes, all))
                 }));
             }
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {

@@ -21,7 +21,7 @@ use crate::{
     atomic,
     checkpoint::Files,
     error::{Error, Result},
-    nn::SeedBackend,
+    nn::{SeedBackend, recomputing},
     tokenizer::Model,
 };
 
@@ -265,10 +265,11 @@ where
     let clock = Instant::now();
     for index in start..plan.steps {
         let learning_rate = plan.learning_rate_at(index);
-        let Learned { loss, mut metrics, gradients } = match precision::of_step::<A, M>(plan.precision, &model) {
-            None => task.step(&model, index)?,
-            Some(rounded) => task.step(&rounded, index)?,
-        };
+        let Learned { loss, mut metrics, gradients } =
+            recomputing(plan.gradient_checkpointing, || match precision::of_step::<A, M>(plan.precision, &model) {
+                None => task.step(&model, index),
+                Some(rounded) => task.step(&rounded, index),
+            })?;
         let length = optimizer.length(&model, &gradients);
         if !loss.is_finite() || !length.is_finite() {
             return Err(diverged(name, &folder, index, [loss, length], task.keys(index)?));

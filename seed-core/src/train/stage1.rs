@@ -221,7 +221,7 @@ mod tests {
     use burn_flex::Flex;
 
     use super::*;
-    use crate::train::golden::Golden;
+    use crate::{nn::recomputing, train::golden::Golden};
 
     type A = Autodiff<Flex>;
 
@@ -241,6 +241,8 @@ mod tests {
             let pairs = model.pairs(golden.tensor("patches"), ids, mask.clone());
             vec![("loss", model.loss(pairs, options.label_smoothing).0)]
         };
-        golden.three_steps("stage1", 3e-4, model, &Aligner::<A>::KEYS, step);
+        for again in [false, true] {
+            recomputing(again, || golden.three_steps("stage1", 3e-4, model.clone(), &Aligner::<A>::KEYS, step));
+        }
     }
 }

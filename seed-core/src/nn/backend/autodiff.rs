@@ -4,7 +4,10 @@ use burn::backend::{
     Autodiff,
     autodiff::{
         NodeId,
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        checkpoint::{
+            base::Checkpointer,
+            strategy::{BalancedCheckpointing, CheckpointStrategy},
+        },
         grads::Gradients,
         ops::{Backward, Ops, OpsKind, unary},
     },
@@ -14,7 +17,10 @@ use burn::tensor::{
     ops::{ConvOptions, FloatTensor, FloatTensorOps},
 };
 
-use super::{Groups, SeedBackend, Then, layers, linear};
+use super::{
+    Groups, SeedBackend, Then, columns, layers, linear,
+    recompute::{recomputes, record},
+};
 
 macro_rules! unary_operation {
     ($node:ident, $tensor:ident, $forward:ident, $backward:ident) => {{
@@ -30,13 +36,9 @@ macro_rules! unary_operation {
             }
         }
 
-        match $node.prepare::<C>([$tensor.node.clone()]).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let state = prep.checkpoint(&$tensor);
-                prep.finish(state, B::$forward($tensor.primitive))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::$forward($tensor.primitive)),
-        }
+        let state = $tensor.node.id;
+        let kept = $tensor.clone();
+        record::<B, C, _, _, 1>($node, [$tensor], &[&kept], state, |[x]| B::$forward(x))
     }};
 }
 
@@ -79,10 +81,11 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
         struct Convolve;
 
         impl<B: SeedBackend> Backward<B, 3> for Convolve {
-            type State = (FloatTensor<B>, FloatTensor<B>, ConvOptions<2>);
+            type State = ([NodeId; 2], ConvOptions<2>);
 
-            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let (x, weight, options) = ops.state;
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+                let (kept, options) = ops.state;
+                let [x, weight] = kept.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
                 let grad = grads.consume::<B>(&ops.node);
                 let [to_x, to_weight, to_bias] = ops.parents;
                 if let Some(node) = to_bias {
@@ -107,13 +110,11 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
         let device = Self::float_device(&x);
         let zeros = || Self::float_zeros(Shape::new([channels]), &device, FloatDType::F32);
         let bias = bias.unwrap_or_else(zeros);
-        let nodes = [x.node, weight.node, bias.node];
-        let (x, weight, bias) = (x.primitive, weight.primitive, Some(bias.primitive));
-        let output = B::fused_conv2d(x.clone(), weight.clone(), bias, options.clone());
-        match Convolve.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, options), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        let state = ([x.node.id, weight.node.id], options.clone());
+        let parents = [x.clone(), weight.clone(), bias];
+        record::<B, C, _, _, 3>(Convolve, parents, &[&x, &weight], state, move |[x, weight, bias]| {
+            B::fused_conv2d(x, weight, Some(bias), options.clone())
+        })
     }
 
     fn fused_group_norm(
@@ -126,10 +127,11 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
         struct GroupNorm;
 
         impl<B: SeedBackend> Backward<B, 3> for GroupNorm {
-            type State = (FloatTensor<B>, FloatTensor<B>, Groups);
+            type State = ([NodeId; 2], Groups);
 
-            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let (x, scale, groups) = ops.state;
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+                let (kept, groups) = ops.state;
+                let [x, scale] = kept.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
                 let grad = grads.consume::<B>(&ops.node);
                 let gradients = B::fused_group_norm_backward(x, scale, grad, groups);
                 for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
@@ -140,11 +142,32 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
             }
         }
 
-        let (x_value, scale_value) = (x.primitive.clone(), scale.primitive.clone());
-        let output = B::fused_group_norm(x.primitive, scale.primitive, shift.primitive, groups);
-        match GroupNorm.prepare::<C>([x.node, scale.node, shift.node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x_value, scale_value, groups), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
+        let state = ([x.node.id, scale.node.id], groups);
+        let parents = [x.clone(), scale.clone(), shift];
+        record::<B, C, _, _, 3>(GroupNorm, parents, &[&x, &scale], state, move |[x, scale, shift]| {
+            B::fused_group_norm(x, scale, shift, groups)
+        })
+    }
+
+    fn fused_narrow(x: FloatTensor<Self>, first: usize, count: usize) -> FloatTensor<Self> {
+        let slices = columns(&x, first, count);
+        match recomputes() {
+            true => Autodiff::<B, BalancedCheckpointing>::float_slice(x, &slices),
+            false => Self::float_slice(x, &slices),
+        }
+    }
+
+    fn fused_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        match recomputes() {
+            true => Autodiff::<B, BalancedCheckpointing>::float_add(x, y),
+            false => Self::float_add(x, y),
+        }
+    }
+
+    fn fused_multiply(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        match recomputes() {
+            true => Autodiff::<B, BalancedCheckpointing>::float_mul(x, y),
+            false => Self::float_mul(x, y),
         }
     }
 
@@ -191,8 +214,7 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
             }
         }
 
-        let output = B::fused_transpose(x.primitive);
-        Transpose.prepare::<C>([x.node]).compute_bound().stateless(output)
+        record::<B, C, _, _, 1>(Transpose, [x], &[], (), |[x]| B::fused_transpose(x))
     }
 
     fn fused_split_heads(x: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -207,8 +229,7 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
             }
         }
 
-        let output = B::fused_split_heads(x.primitive, heads);
-        SplitHeads.prepare::<C>([x.node]).compute_bound().stateless(output)
+        record::<B, C, _, _, 1>(SplitHeads, [x], &[], (), move |[x]| B::fused_split_heads(x, heads))
     }
 
     fn fused_merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -225,10 +246,6 @@ impl<B: SeedBackend, C: CheckpointStrategy> SeedBackend for Autodiff<B, C> {
         }
 
         let [_, heads, _, _] = x.primitive.shape().dims();
-        let output = B::fused_merge_heads(x.primitive);
-        match MergeHeads.prepare::<C>([x.node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(heads, output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        record::<B, C, _, _, 1>(MergeHeads, [x], &[], heads, |[x]| B::fused_merge_heads(x))
     }
 }

@@ -3,9 +3,10 @@
 use burn::backend::{
     Autodiff,
     autodiff::{
+        NodeId,
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+        ops::{Backward, Ops},
     },
 };
 use burn::tensor::{
@@ -13,7 +14,7 @@ use burn::tensor::{
     ops::{FloatTensor, FloatTensorOps},
 };
 
-use super::{SeedBackend, Then, attention};
+use super::{SeedBackend, Then, attention, recompute::record};
 
 fn wrap<B: SeedBackend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(x))
@@ -33,10 +34,10 @@ pub(super) fn linear<B: SeedBackend, C: CheckpointStrategy, const D: usize>(
     struct Linear;
 
     impl<B: SeedBackend> Backward<B, 3> for Linear {
-        type State = [FloatTensor<B>; 2];
+        type State = [NodeId; 2];
 
-        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-            let [x, weight] = ops.state;
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+            let [x, weight] = ops.state.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
             let (shape, [input, output]) = (x.shape(), weight.shape().dims());
             let rows = shape.num_elements() / input.max(1);
             let grad = B::float_reshape(grads.consume::<B>(&ops.node), Shape::new([rows, output]));
@@ -65,14 +66,12 @@ pub(super) fn linear<B: SeedBackend, C: CheckpointStrategy, const D: usize>(
     let device = Autodiff::<B, C>::float_device(&x);
     let zeros = || Autodiff::<B, C>::float_zeros(Shape::new([output]), &device, FloatDType::F32);
     let bias = bias.map_or_else(zeros, |bias| bias.into_primitive().tensor());
-    let nodes = [x.node, weight.node, bias.node];
-    let added = has_bias.then(|| wrap(bias.primitive));
-    let state = [x.primitive.clone(), weight.primitive.clone()];
-    let y = unwrap(B::fused_linear(wrap::<B, D>(x.primitive), wrap(weight.primitive), added, Then::Nothing));
-    let y = match Linear.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(state, y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    };
+    let state = [x.node.id, weight.node.id];
+    let parents = [x.clone(), weight.clone(), bias];
+    let y = record::<B, C, _, _, 3>(Linear, parents, &[&x, &weight], state, move |[x, weight, bias]| {
+        let bias = has_bias.then(|| wrap(bias));
+        unwrap(B::fused_linear(wrap::<B, D>(x), wrap(weight), bias, Then::Nothing))
+    });
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
@@ -87,10 +86,11 @@ pub(super) fn layer_norm<B: SeedBackend, C: CheckpointStrategy, const D: usize>(
     struct LayerNorm;
 
     impl<B: SeedBackend> Backward<B, 3> for LayerNorm {
-        type State = ([FloatTensor<B>; 2], f64);
+        type State = ([NodeId; 2], f64);
 
-        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-            let ([x, gamma], epsilon) = ops.state;
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+            let (kept, epsilon) = ops.state;
+            let [x, gamma] = kept.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
             let (shape, [width]) = (x.shape(), gamma.shape().dims());
             let rows = Shape::new([shape.num_elements() / width.max(1), width]);
             let grad = B::float_reshape(grads.consume::<B>(&ops.node), rows.clone());
@@ -107,13 +107,11 @@ pub(super) fn layer_norm<B: SeedBackend, C: CheckpointStrategy, const D: usize>(
 
     let x = x.into_primitive().tensor();
     let [gamma, beta] = [gamma, beta].map(|values| values.into_primitive().tensor());
-    let nodes = [x.node, gamma.node, beta.node];
-    let state = ([x.primitive.clone(), gamma.primitive.clone()], epsilon);
-    let y = B::fused_layer_norm(wrap::<B, D>(x.primitive), wrap(gamma.primitive), wrap(beta.primitive), epsilon);
-    let y = match LayerNorm.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(state, unwrap(y)),
-        OpsKind::UnTracked(prep) => prep.finish(unwrap(y)),
-    };
+    let state = ([x.node.id, gamma.node.id], epsilon);
+    let parents = [x.clone(), gamma.clone(), beta];
+    let y = record::<B, C, _, _, 3>(LayerNorm, parents, &[&x, &gamma], state, move |[x, gamma, beta]| {
+        unwrap(B::fused_layer_norm(wrap::<B, D>(x), wrap(gamma), wrap(beta), epsilon))
+    });
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
@@ -127,12 +125,13 @@ pub(super) fn attend<B: SeedBackend, C: CheckpointStrategy>(
     struct Attention;
 
     impl<B: SeedBackend> Backward<B, 3> for Attention {
-        type State = ([FloatTensor<B>; 3], usize, Option<FloatTensor<B>>);
+        type State = ([NodeId; 3], usize, Option<FloatTensor<B>>);
 
-        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
             let (parts, heads, mask) = ops.state;
+            let parts = parts.map(|node| wrap(checkpointer.retrieve_node_output::<FloatTensor<B>>(node)));
             let grad = wrap(grads.consume::<B>(&ops.node));
-            let gradients = B::fused_attention_backward(parts.map(wrap), grad, heads, mask.map(wrap));
+            let gradients = B::fused_attention_backward(parts, grad, heads, mask.map(wrap));
             for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
                 if let Some(node) = parent {
                     grads.register::<B>(node.id, unwrap(gradient));
@@ -147,14 +146,12 @@ pub(super) fn attend<B: SeedBackend, C: CheckpointStrategy>(
         return attention::plain(query, key, value, heads, mask);
     }
     let parts = parts.map(|part| part.into_primitive().tensor());
-    let nodes = parts.each_ref().map(|part| part.node.clone());
-    let parts = parts.map(|part| part.primitive);
     let mask = mask.map(|mask| mask.into_primitive().tensor().primitive);
-    let [query, key, value] = parts.clone().map(wrap);
-    let y = unwrap(B::fused_attention(query, key, value, heads, mask.clone().map(wrap)));
-    let y = match Attention.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((parts, heads, mask), y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    };
+    let state = (parts.each_ref().map(|part| part.node.id), heads, mask.clone());
+    let kept = parts.each_ref();
+    let y = record::<B, C, _, _, 3>(Attention, parts.clone(), &kept, state, move |parts| {
+        let [query, key, value] = parts.map(wrap);
+        unwrap(B::fused_attention(query, key, value, heads, mask.clone().map(wrap)))
+    });
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }

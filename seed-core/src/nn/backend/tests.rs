@@ -199,3 +199,50 @@ fn gradients_of_attention_equal_plain_ones() {
         }
     }
 }
+
+/// Every operation once, with weights that learn and one that does not, and what is not kept when it is computed again.
+#[test]
+fn what_is_computed_again_has_the_same_gradients() {
+    let device = Default::default();
+    let random = |shape: [usize; 4]| Tensor::<A, 4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    let vector = |size: usize| random([1, 1, 1, size]).flatten::<1>(0, 3);
+    let conv = Conv2dConfig::new([4, 8], [3; 2]).init::<A>(&device);
+    let norm = GroupNormConfig::new(2, 8).init::<A>(&device);
+    let x = random([2, 4, 5, 7]).require_grad();
+    let fixed = random([1, 1, 8, 24]).squeeze_dims::<2>(&[0, 1]);
+    let learned = random([1, 1, 8, 16]).squeeze_dims::<2>(&[0, 1]).require_grad();
+    let (gamma, beta) = (vector(8).require_grad(), vector(8));
+    let run = |again: bool| {
+        recomputing(again, || {
+            let maps = conv2d(&conv, x.clone()); // [2, 8, 3, 5]
+            let maps = group_norm_silu(&norm, maps.clone()) + maps;
+            let tokens = crate::nn::transpose(maps.reshape([2, 8, 15])); // [2, 15, 8]
+            let normed = A::fused_layer_norm(tokens.clone(), gamma.clone(), beta.clone(), 1e-5);
+            let joint = A::fused_linear(normed.clone(), fixed.clone(), None, Then::Nothing); // [2, 15, 24]
+            let part = |i: usize| crate::nn::narrow(joint.clone(), 8 * i, 8);
+            let attended = A::fused_attention(part(0), part(1), part(2), 2, None) + tokens;
+            let gated = A::fused_gated_linear(attended.clone(), learned.clone(), None);
+            let heads = merge_heads(split_heads(gelu(gated), 4));
+            let y = softmax(A::fused_linear(heads, fixed.clone(), Some(vector(24).zeros_like()), Then::Gelu));
+            let gradients = (y.clone() * y.clone()).sum().backward();
+            let bound = [normed, joint.clone(), part(1)].map(|x| format!("{:?}", x.into_primitive().tensor().node));
+            let bias = conv.bias.as_ref().unwrap().val();
+            let found = [
+                x.grad(&gradients).unwrap().into_data(),
+                learned.grad(&gradients).unwrap().into_data(),
+                gamma.grad(&gradients).unwrap().into_data(),
+                conv.weight.val().grad(&gradients).unwrap().into_data(),
+                bias.grad(&gradients).unwrap().into_data(),
+                norm.gamma.as_ref().unwrap().val().grad(&gradients).unwrap().into_data(),
+            ];
+            (y.into_data(), found, bound)
+        })
+    };
+    let (kept, again) = (run(false), run(true));
+    assert_eq!(kept.0, again.0);
+    assert_eq!(kept.1, again.1);
+    assert!(kept.1.iter().all(|gradient| gradient.iter::<f32>().any(|value| value != 0.0)));
+    assert!(kept.2.iter().all(|node| node.contains("properties: ComputeBound")), "{:?}", kept.2);
+    assert!(again.2.iter().all(|node| node.contains("properties: MemoryBound")), "{:?}", again.2);
+    assert!(!recomputes());
+}
