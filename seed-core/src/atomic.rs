@@ -30,7 +30,7 @@ pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) ->
 ///
 /// # Errors
 /// [`Error::Write`].
-#[cfg(feature = "dataset")]
+#[allow(dead_code)] // datasets alone ask for it
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     let fail = |source: io::Error| Error::Write { path: path.into(), source };
     let beside = beside(path).map_err(fail)?;

@@ -34,6 +34,10 @@ pub struct ContrastConfig {
     pub text_heads: usize,
     /// Most words of a caption; shorter ones are padded.
     pub context: usize,
+    /// Whether every patch has features of its own in the image embedding, `embed_dim / patches` of them one patch after the
+    /// other, rather than all patches being mixed in every feature.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
     /// The words that captions may use; word `i` has the id `i + 1`, padding is 0.
     pub words: Vec<String>,
 }
@@ -51,10 +55,11 @@ impl ContrastConfig {
         let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
         let embedding = |rows| EmbeddingConfig::new(rows, width).with_initializer(normal.clone()).init(device);
         let norm = |width| LayerNormConfig::new(width).init(device);
+        let narrow = if self.local { self.embed_dim / (vit_tokens - 1) } else { NARROW };
         Contrast {
             image_norm: norm(vit_width),
-            image_narrow: LinearConfig::new(vit_width, NARROW).init(device),
-            image_proj: LinearConfig::new(vit_tokens * NARROW, self.embed_dim).init(device),
+            image_narrow: LinearConfig::new(vit_width, narrow).init(device),
+            image_proj: (!self.local).then(|| LinearConfig::new(vit_tokens * NARROW, self.embed_dim).init(device)),
             causal_proj: LinearConfig::new(qformer_width, self.embed_dim).init(device),
             word_embeddings: embedding(self.words.len() + 1),
             position_embeddings: embedding(self.context),
@@ -64,14 +69,21 @@ impl ContrastConfig {
         }
     }
 
-    /// Refuses sizes that no model can have.
+    /// Refuses sizes that no model over `vit_tokens` features can have.
     ///
     /// # Errors
     /// [`Error::Config`] naming `file` and the field.
-    pub fn validate(&self, file: &str) -> Result<()> {
+    pub fn validate(&self, file: &str, vit_tokens: usize) -> Result<()> {
         let fail = |reason: String| Err(Error::Config { file: file.to_owned(), reason: format!("contrast.{reason}") });
         if self.embed_dim == 0 || self.text_width == 0 || self.context == 0 {
             return fail("embed_dim, text_width and context must not be 0".to_owned());
+        }
+        let patches = vit_tokens - 1;
+        if self.local && !self.embed_dim.is_multiple_of(patches) {
+            return fail(format!(
+                "embed_dim = {} is no multiple of the {patches} patches, as local wants",
+                self.embed_dim
+            ));
         }
         if self.text_heads == 0 || !self.text_width.is_multiple_of(self.text_heads) {
             return fail(format!(
@@ -117,7 +129,7 @@ impl ContrastConfig {
 pub struct Contrast<B: Backend> {
     image_norm: LayerNorm<B>,
     image_narrow: Linear<B>,
-    image_proj: Linear<B>,
+    image_proj: Option<Linear<B>>,
     causal_proj: Linear<B>,
     word_embeddings: Embedding<B>,
     position_embeddings: Embedding<B>,
@@ -131,8 +143,15 @@ impl<B: SeedBackend> Contrast<B> {
     /// of every token's features, each token in its own place: a mean over tokens would leave it to the transformer to say
     /// within one token's features what lies where.
     pub fn image(&self, features: Tensor<B, 3>) -> Tensor<B, 2> {
-        let narrow = self.image_narrow.forward(self.image_norm.forward(features)); // [batch, 1 + patches, NARROW]
-        unit(self.image_proj.forward(narrow.flatten::<2>(1, 2)))
+        let normed = self.image_norm.forward(features); // [batch, 1 + patches, vit_width]
+        let mixtures = self.image_narrow.forward(normed); // [batch, 1 + patches, a few]
+        unit(match &self.image_proj {
+            Some(proj) => proj.forward(mixtures.flatten::<2>(1, 2)),
+            None => {
+                let [_, tokens, _] = mixtures.dims();
+                mixtures.narrow(1, 1, tokens - 1).flatten::<2>(1, 2) // the class token has no place
+            }
+        })
     }
 
     /// Causal embeddings `[batch, queries, qformer_width]` -> embeddings of the last one `[batch, embed_dim]`, of unit

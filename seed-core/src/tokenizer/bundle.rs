@@ -135,7 +135,7 @@ impl BundleConfig {
         }
         config.model.validate(&file)?;
         if let Some(contrast) = &config.contrast {
-            contrast.validate(&file)?;
+            contrast.validate(&file, config.model.vit_features()[0])?;
         }
         Ok(config)
     }

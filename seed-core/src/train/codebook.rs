@@ -37,8 +37,8 @@ const CONTRAST: f64 = 0.5;
 const COMMITMENT: f64 = 0.25;
 /// Steps between two searches for dead rows.
 const RESTART_EVERY: usize = 20;
-/// Images whose latents decide which rows are dead.
-const RESTART_IMAGES: usize = 256;
+/// Latents for each row, of those that decide which rows are dead.
+const RESTART_LATENTS: usize = 8;
 /// The share of the steps after which rows are left alone to settle.
 const RESTART_UNTIL: f64 = 0.8;
 
@@ -88,11 +88,13 @@ pub(super) fn train<A: TrainBackend>(
         let loss = official + (before + after) * CONTRAST + sketch * WEIGHT;
         Ok(Output { loss, metrics }.backward(model))
     };
+    let [rows, _] = model.network.quantizer.embedding.weight.dims();
+    let restart_images = (rows * RESTART_LATENTS).div_ceil(model.network.causal.queries());
     let restart_until = (plan.steps as f64 * RESTART_UNTIL) as usize;
     let after = |mut model: TrainModel<A>, step: usize| {
         if step.is_multiple_of(RESTART_EVERY) && step <= restart_until {
             let current = frozen(&model).network;
-            let sample = data.batch(Sequence::Rows, step / RESTART_EVERY * RESTART_IMAGES, RESTART_IMAGES)?;
+            let sample = data.batch(Sequence::Rows, step / RESTART_EVERY * restart_images, restart_images)?;
             let latents = current.quantizer.latents(current.causal_embeddings(sample.pixels(device)));
             model.network.quantizer = restart(model.network.quantizer, latents, data.seed ^ step as u64, step == 0);
         }

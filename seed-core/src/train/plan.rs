@@ -59,7 +59,7 @@ pub struct Plan {
     pub keep: Keep,
     /// Whether what a step computes is kept for its gradients, or computed again when they ask for it: less memory for about a
     /// third more time, and the same results to the bit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
     /// Parts of a batch, computed one after the other on every device, or side by side where a part is a thread; what
     /// is learned is that of the whole batch. Memory falls with their number. Official: 1.

@@ -133,7 +133,7 @@ impl Recipe {
         recipe.model.validate(file)?;
         recipe.check().map_err(fail)?;
         if let Some(contrast) = &recipe.contrast {
-            contrast.of_scenes().validate(file)?;
+            contrast.of_scenes().validate(file, recipe.model.vit_features()[0])?;
         }
         Ok(recipe)
     }

@@ -60,6 +60,9 @@ pub struct TextSizes {
     pub heads: usize,
     /// Most words of a caption.
     pub context: usize,
+    /// Whether every patch has features of its own in the image embedding, see [`ContrastConfig::local`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 impl TextSizes {
@@ -71,6 +74,7 @@ impl TextSizes {
             text_depth: self.depth,
             text_heads: self.heads,
             context: self.context,
+            local: self.local,
             words: scenes::words().into_iter().map(str::to_owned).collect(),
         }
     }

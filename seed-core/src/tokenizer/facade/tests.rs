@@ -23,7 +23,7 @@ fn config(contrast: Option<ContrastConfig>) -> BundleConfig {
 
 fn words(embed_dim: usize) -> ContrastConfig {
     let words = scenes::words().into_iter().map(str::to_owned).collect();
-    ContrastConfig { embed_dim, text_width: 16, text_depth: 1, text_heads: 2, context: 64, words }
+    ContrastConfig { embed_dim, text_width: 16, text_depth: 1, text_heads: 2, context: 64, local: false, words }
 }
 
 /// A random model with a caption side, without a decoder.
