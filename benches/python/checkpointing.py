@@ -20,10 +20,11 @@ VISION = {
     "model.vit_heads": 8, "model.vit_mlp": 2048, "vision.steps": STEPS, "vision.batch": 16, "vision.warmup": 1,
 }  # fmt: skip
 UNET = {
-    "model.image_size": 256, "diffusion.unet_channels": [128, 256, 256], "diffusion.pool": 16, "diffusion.vae_channels": [4, 4, 4],
+    "model.image_size": 128, "diffusion.unet_channels": [128, 256, 256], "diffusion.vae_channels": [4, 4, 4],
+    "diffusion.pool": 64,
     "vision.steps": 1, "vision.batch": 2, "vision.warmup": 0, "stage1.steps": 1, "stage1.batch": 2, "stage1.warmup": 0,
     "stage2.steps": 1, "stage2.batch": 2, "stage2.warmup": 0, "vae.steps": 1, "vae.batch": 2, "vae.warmup": 0,
-    "decoder.steps": STEPS, "decoder.batch": 8, "decoder.warmup": 1,
+    "decoder.steps": STEPS, "decoder.batch": 32, "decoder.warmup": 1,
 }  # fmt: skip
 
 
@@ -34,7 +35,8 @@ def run(seed: Path, stage: str, sizes: dict, checkpointing: bool) -> tuple[float
         command = [seed, "train", RECIPE, "--out", folder, "--until", stage]
         for key, value in options.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
-        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [str(part) for part in command]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0, output

@@ -57,8 +57,8 @@ pub struct Plan {
     /// Official: "last".
     #[serde(default)]
     pub keep: Keep,
-    /// Whether what a step computes is kept for its gradients, or computed again when they ask for it: less memory for about a
-    /// third more time, and the same results to the bit.
+    /// Whether what a step computes is kept for its gradients, or computed again when they ask for it: about half the memory
+    /// for a tenth to a fifth more time, and the same results to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
     /// Parts of a batch, computed one after the other on every device, or side by side where a part is a thread; what
