@@ -233,3 +233,45 @@ impl<B: SeedBackend> Block<B> {
         self.fc2.forward_add(self.fc1.forward_gelu(self.norm2.forward(x.clone())), x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+    use burn_flex::Flex;
+
+    use super::*;
+
+    /// Of two patches with three features each.
+    fn local(embed_dim: usize) -> ContrastConfig {
+        let words = vec!["a".to_owned()];
+        ContrastConfig { embed_dim, text_width: 4, text_depth: 1, text_heads: 1, context: 2, local: true, words }
+    }
+
+    #[test]
+    fn local_features_are_those_of_their_patch() {
+        let device = Default::default();
+        let contrast = local(6).init::<Flex>([3, 5], 8, &device);
+        let random = |tokens| Tensor::<Flex, 3>::random([1, tokens, 5], Distribution::Normal(0.0, 1.0), &device);
+        let (class, first, second) = (random(1), random(1), random(1));
+        let image = |class: &Tensor<Flex, 3>, second: &Tensor<Flex, 3>| {
+            let embedding = contrast.image(Tensor::cat(vec![class.clone(), first.clone(), second.clone()], 1));
+            embedding.into_data().to_vec::<f32>().unwrap()
+        };
+        let before = image(&class, &second);
+        assert_eq!(before.len(), 6);
+        assert_eq!(image(&random(1), &second), before, "the class token has no place");
+        let after = image(&class, &random(1));
+        let directions = |embedding: &[f32]| [embedding[1] / embedding[0], embedding[2] / embedding[0]];
+        for (found, wanted) in directions(&after).iter().zip(directions(&before)) {
+            assert!((found - wanted).abs() < 1e-4 * wanted.abs().max(1.0), "{after:?} and {before:?}");
+        }
+        assert!((after[4] / after[3] - before[4] / before[3]).abs() > 1e-3);
+    }
+
+    #[test]
+    fn local_wants_as_many_features_for_each_patch() {
+        assert!(local(6).validate("config.json", 3).is_ok());
+        let error = local(7).validate("config.json", 3).unwrap_err().to_string();
+        assert!(error.contains("contrast.embed_dim = 7 is no multiple of the 2 patches"), "{error}");
+    }
+}
