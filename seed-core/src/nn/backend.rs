@@ -50,7 +50,7 @@ pub trait SeedBackend: Backend {
         lhs.matmul(rhs)
     }
 
-    /// `x W + b` as exact as [`product`](Self::product); all are of one type.
+    /// `x W + b` as exact as [`product`](Self::product). All are of one type; of half-precision types the result may be float32.
     fn product_and_bias<const D: usize>(
         x: Tensor<Self, D>,
         weight: Tensor<Self, 2>,

@@ -127,7 +127,7 @@ fn product<B: SeedBackend, const D: usize>(
     let element = x.dtype();
     let (x, weight) = if weight.dtype() == element { (x, weight) } else { B::meet(x, weight) };
     if x.dtype() == element {
-        return B::product_and_bias(x, weight, bias);
+        return B::product_and_bias(x, weight, bias).cast(element);
     }
     let product = B::product_and_bias(x, weight, None).cast(element);
     match bias {
