@@ -1,13 +1,14 @@
 //! Step 5 of 6: decoder states [batch, 32, 768] -> generation embedding [batch, tokens, dim].
 //!
 //! Pre-norm transformer blocks over the states, then one of three heads (arXiv 2307.08041, section 3.2; arXiv 2310.01218,
-//! section 3.2; reference implementation AILab-CVC/SEED at 93b3cf4 and 85352f0):
+//! section 3.2; reference implementation AILab-CVC/SEED at 93b3cf4 and 85352f0) or a fourth that is of this project:
 //!
 //! | head | of | way | embedding |
 //! |---|---|---|---|
 //! | [`Head::Mlp`] | SEED-2 as released | per token 768-256-128-32 without bias, ReLU between, flattened, projected | `[batch, 1, 1024]` |
 //! | [`Head::Qformer`] | SEED-2 as its training code builds it | reverse Q-Former with one query, projected | `[batch, 1, 1024]` |
 //! | [`Head::Text`] | SEED-1 | reverse Q-Former with 77 queries, projected | `[batch, 77, 768]` |
+//! | [`Head::Linear`] | models trained here | all states flattened and projected | `[batch, 1, dim]` |
 //!
 //! A second stack of blocks, the semantic branch, rebuilds the causal embeddings; training and caption retrieval from
 //! codes use it, SEED-1 has none.
@@ -37,6 +38,9 @@ pub enum Head {
     Qformer,
     /// SEED-1: a reverse Q-Former with 77 queries.
     Text,
+    /// All states flattened and projected, with nothing narrower or without a sign between. No released model has it; in a
+    /// small one it reads from the same codes what the MLP head loses.
+    Linear,
 }
 
 /// Sizes of the detokenizer.
@@ -99,6 +103,7 @@ impl DetokenizerConfig {
                 reverse: self.reverse.init(device),
                 text_proj: proj(self.reverse.width),
             }),
+            Head::Linear => HeadLayers::Linear(LinearHead { image: branch, proj: proj(self.queries * self.width) }),
         };
         Detokenizer { semantic, head }
     }
@@ -118,6 +123,7 @@ enum HeadLayers<B: Backend> {
     Mlp(MlpHead<B>),
     Qformer(QformerHead<B>),
     Text(TextHead<B>),
+    Linear(LinearHead<B>),
 }
 
 #[derive(Module, Debug)]
@@ -143,6 +149,12 @@ struct TextHead<B: Backend> {
     text_proj: Linear<B>,
 }
 
+#[derive(Module, Debug)]
+struct LinearHead<B: Backend> {
+    image: Branch<B>,
+    proj: Linear<B>,
+}
+
 impl<B: SeedBackend> Detokenizer<B> {
     /// Decoder states `[batch, queries, width]` -> generation embedding `[batch, tokens, generation_dim]`: one token, or
     /// as many as the text head has queries.
@@ -156,6 +168,10 @@ impl<B: SeedBackend> Detokenizer<B> {
             }
             HeadLayers::Qformer(head) => head.proj.forward(head.reverse.forward(head.image.forward(states))),
             HeadLayers::Text(head) => head.text_proj.forward(head.reverse.forward(head.text.forward(states))),
+            HeadLayers::Linear(head) => {
+                let flat = head.image.forward(states).flatten::<2>(1, 2); // [batch, queries * width]
+                head.proj.forward(flat).unsqueeze_dim(1)
+            }
         }
     }
 
@@ -247,5 +263,50 @@ struct Mlp<B: Backend> {
 impl<B: SeedBackend> Mlp<B> {
     fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         self.fc2.forward_add(self.fc1.forward_gelu(x), residual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::Flex;
+
+    use super::*;
+
+    /// Without blocks the linear head is one product: of a state's feature it makes that feature's row of the weight, and of
+    /// no states what positions and bias make.
+    #[test]
+    fn the_linear_head_reads_every_feature_of_every_state() {
+        let device = Default::default();
+        let (queries, width, dim) = (3, 4, 5);
+        let released = DetokenizerConfig::released();
+        let config = DetokenizerConfig {
+            width,
+            depth: 0,
+            heads: 2,
+            queries,
+            generation_dim: dim,
+            head: Head::Linear,
+            ..released
+        };
+        let detokenizer = config.init::<Flex>(&device);
+        let HeadLayers::Linear(head) = &detokenizer.head else { panic!("not the head that was asked for") };
+        let weight: Vec<f32> = head.proj.weight.val().into_data().iter().collect(); // [queries * width, dim]
+
+        let made = |states: Vec<f32>| -> Vec<f32> {
+            let states = Tensor::from_data(TensorData::new(states, [1, queries, width]), &device);
+            let made = detokenizer.generation(states);
+            assert_eq!(made.dims(), [1, 1, dim]);
+            made.into_data().iter().collect()
+        };
+        let of_none = made(vec![0.0; queries * width]);
+        for feature in 0..queries * width {
+            let mut states = vec![0.0; queries * width];
+            states[feature] = 1.0;
+            let more = made(states).into_iter().zip(&of_none).map(|(with, without)| with - without);
+            for (found, expected) in more.zip(&weight[feature * dim..]) {
+                assert!((found - expected).abs() < 1e-5, "feature {feature}: {found} where the weight is {expected}");
+            }
+        }
     }
 }

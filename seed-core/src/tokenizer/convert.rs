@@ -138,7 +138,7 @@ pub fn convert_until(options: &ConvertOptions, out: &Path, stop: &AtomicBool) ->
         preprocess: Preset::Seed,
         decode: match model.head {
             Head::Text => DecodeDefaults { steps: 50, guidance: 7.5 }, // as SEED-1 decodes
-            Head::Mlp | Head::Qformer => DecodeDefaults::default(),
+            Head::Mlp | Head::Qformer | Head::Linear => DecodeDefaults::default(),
         },
         weights: None, // of what is written
         model,

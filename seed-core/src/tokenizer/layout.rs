@@ -28,15 +28,15 @@ pub(super) fn sizes(shapes: &Shapes, given: Option<&SeedConfig>, file: &str) -> 
     let side = (positions[1].saturating_sub(1) as f64).sqrt() as usize;
     let queries = seen.shape("query_tokens", 3)?;
     let codebook = seen.shape("quantize.embedding.weight", 2)?;
-    let head = seen.head()?;
+    let head = seen.head(queries[1] * queries[2])?;
     let (branch, proj) = match head {
         Head::Text => ("blocks_text", "distill_text_proj.weight"),
-        Head::Mlp | Head::Qformer => ("blocks_image", "distill_image_proj.weight"),
+        Head::Mlp | Head::Qformer | Head::Linear => ("blocks_image", "distill_image_proj.weight"),
     };
     let (width, vit_width) = (queries[2], patch[0]);
     let vit_blocks = seen.count("visual_encoder.blocks");
     let reverse = match head {
-        Head::Mlp => None,
+        Head::Mlp | Head::Linear => None,
         Head::Qformer | Head::Text => {
             Some((seen.shape("reverse_tokens", 3)?[1], seen.count("Reverse_Qformer.bert.encoder.layer")))
         }
@@ -141,17 +141,22 @@ impl Seen<'_> {
         from.is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
-    fn head(&self) -> Result<Head> {
+    /// `states` features are those of all decoder states of an image.
+    fn head(&self, states: usize) -> Result<Head> {
+        let proj = self.shapes.get("distill_image_proj.weight");
         let marks = [
             (Head::Mlp, self.any("image_down.")),
             (Head::Text, self.any("distill_text_proj.")),
-            (Head::Qformer, self.any("distill_image_proj.") && self.any("Reverse_Qformer.")),
+            (Head::Qformer, proj.is_some() && self.any("Reverse_Qformer.")),
+            (Head::Linear, !self.any("image_down.") && proj.is_some_and(|shape| shape.last() == Some(&states))),
         ];
         let mut heads = marks.iter().filter(|(_, there)| *there);
         let fail = |reason: &str| Err(Error::WeightFile { file: self.file.to_owned(), reason: reason.to_owned() });
         match (heads.next(), heads.next()) {
             (Some(&(head, _)), None) => Ok(head),
-            (None, _) => fail("it has no detokenizer: neither image_down, nor Reverse_Qformer, nor distill_text_proj"),
+            (None, _) => fail(
+                "it has no detokenizer: neither image_down, nor Reverse_Qformer, nor distill_text_proj, nor a distill_image_proj of all states",
+            ),
             _ => fail("it has keys of more than one detokenizer; files of different models do not belong together"),
         }
     }

@@ -87,7 +87,7 @@ impl SeedConfig {
     /// Tokens of the generation embedding.
     pub fn generation_tokens(&self) -> usize {
         match self.head {
-            Head::Mlp => 1,
+            Head::Mlp | Head::Linear => 1,
             Head::Qformer | Head::Text => self.reverse_queries,
         }
     }
@@ -156,7 +156,7 @@ impl SeedConfig {
             let found = self.reverse_queries;
             return fail(format!("reverse_queries = {found} where the head \"qformer\" makes one embedding"));
         }
-        if self.head != Head::Mlp && self.reverse_queries * self.reverse_depth == 0 {
+        if matches!(self.head, Head::Qformer | Head::Text) && self.reverse_queries * self.reverse_depth == 0 {
             return fail("reverse_queries and reverse_depth must not be 0 with this head".to_owned());
         }
         Ok(())

@@ -75,12 +75,32 @@ fn uniform(seed: u64, stream: u64, count: usize, bound: f32) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::PathBuf;
+
+    use super::{
+        super::convert::{ConvertOptions, convert},
+        *,
+    };
     use crate::{
         Model,
         detokenizer::Head,
         scenes::{Scene, Split},
     };
+
+    /// The sizes that a conversion of `weights` finds, with the head counts of `config`.
+    fn seen_in(weights: PathBuf, config: &SeedConfig, folder: &Path) -> SeedConfig {
+        let options = ConvertOptions {
+            name: "again".to_owned(),
+            quantizer: weights,
+            vit: None,
+            qformer: None,
+            decoder: None,
+            config: Some(config.clone()),
+            image_size: None,
+            dtype: DType::F32,
+        };
+        convert(&options, &folder.join("again")).unwrap().model
+    }
 
     #[test]
     fn random_bundles_of_every_head_encode() {
@@ -101,10 +121,13 @@ mod tests {
             ..SeedConfig::seed_2()
         };
         let folder = tempfile::tempdir().unwrap();
-        for (name, head) in [("mlp", Head::Mlp), ("qformer", Head::Qformer), ("text", Head::Text)] {
+        for (name, head) in
+            [("mlp", Head::Mlp), ("qformer", Head::Qformer), ("text", Head::Text), ("linear", Head::Linear)]
+        {
             let path = folder.path().join(name);
             let config = SeedConfig { head, reverse_depth: 1, ..tiny.clone() };
             random_bundle(&config, 3, DType::F32, &path).unwrap();
+            assert_eq!(seen_in(path.join("model.safetensors"), &config, folder.path()), config, "{name}");
             let seed = crate::open(&Model::Folder(path), crate::Device::Cpu, DType::F32, None).unwrap();
             let images: Vec<_> = (0..4).map(|i| Scene::sample(1, i, Split::Train).render(28)).collect();
             let codes = seed.encode(&images).unwrap();

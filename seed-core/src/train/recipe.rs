@@ -203,7 +203,7 @@ impl Recipe {
             ));
         }
         if scenes2 && (model.head == Head::Text || !model.recon_semantic) {
-            return Err("model.head must be \"mlp\" or \"qformer\", with recon_semantic = true".to_owned());
+            return Err("model.head must be \"mlp\", \"qformer\" or \"linear\", with recon_semantic = true".to_owned());
         }
         if self.decoder.is_some() && model.head == Head::Text {
             return Err(
