@@ -271,6 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_computed_again_for_their_gradients_where_the_batch_would_be() {
+        let device = Default::default();
+        let model: Linear<A> = LinearConfig::new(5, 3).init(&device);
+        for on in [true, false] {
+            let step = |model: &Linear<A>, part: Range<usize>, _: &_| {
+                assert_eq!(recomputes(), on);
+                let outputs = model.forward(Tensor::<A, 2>::ones([part.len(), 5], &device));
+                Ok(Output { loss: outputs.mean(), metrics: Vec::new() })
+            };
+            for parts in [1, 2, 7] {
+                recomputing(on, || Parts::new(&plan(parts), &[device]).learn(&model, step)).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn parts_leave_what_is_fixed_alone() {
         let device = Default::default();
         let model: Linear<A> = LinearConfig::new(5, 3).init(&device);
