@@ -144,11 +144,12 @@ impl Seen<'_> {
     /// `states` features are those of all decoder states of an image.
     fn head(&self, states: usize) -> Result<Head> {
         let proj = self.shapes.get("distill_image_proj.weight");
+        let (down, reverse) = (self.any("image_down."), self.any("Reverse_Qformer."));
         let marks = [
-            (Head::Mlp, self.any("image_down.")),
+            (Head::Mlp, down),
             (Head::Text, self.any("distill_text_proj.")),
-            (Head::Qformer, proj.is_some() && self.any("Reverse_Qformer.")),
-            (Head::Linear, !self.any("image_down.") && proj.is_some_and(|shape| shape.last() == Some(&states))),
+            (Head::Qformer, proj.is_some() && reverse),
+            (Head::Linear, !down && !reverse && proj.is_some_and(|shape| shape.last() == Some(&states))),
         ];
         let mut heads = marks.iter().filter(|(_, there)| *there);
         let fail = |reason: &str| Err(Error::WeightFile { file: self.file.to_owned(), reason: reason.to_owned() });

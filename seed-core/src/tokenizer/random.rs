@@ -134,5 +134,10 @@ mod tests {
             assert_eq!((codes.batch(), codes.tokens()), (4, 32));
             assert_ne!(codes.slice(0..1), codes.slice(1..2), "{name}: images must differ");
         }
+        // All decoder states of one query are as wide as the reverse Q-Former.
+        let path = folder.path().join("one query");
+        let config = SeedConfig { head: Head::Qformer, reverse_depth: 1, num_queries: 1, ..tiny };
+        random_bundle(&config, 3, DType::F32, &path).unwrap();
+        assert_eq!(seen_in(path.join("model.safetensors"), &config, folder.path()), config);
     }
 }
