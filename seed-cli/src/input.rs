@@ -19,9 +19,6 @@ use crate::{
     progress::Progress,
 };
 
-/// Endings of the files that are taken from a folder. A file given by name may end as it likes.
-const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
-
 /// Batches that wait for the network: one ready, while the next is being read.
 const BATCHES_AHEAD: usize = 1;
 
@@ -93,8 +90,8 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Images in a folder and the folders in it, sorted by path. Hidden files are left out and links to folders not followed,
-/// so a walk ends.
+/// Images in a folder and the folders in it, sorted by path, those of formats that are refused too, so that they are told of. Hidden
+/// files are left out and links to folders not followed, so a walk ends.
 fn walk(folder: &Path) -> Vec<Source> {
     let (mut files, mut failures) = (Vec::new(), Vec::new());
     let mut folders = VecDeque::from([folder.to_owned()]);
@@ -105,7 +102,8 @@ fn walk(folder: &Path) -> Vec<Source> {
                     let path = entry.path();
                     match entry.file_type() {
                         Ok(kind) if kind.is_dir() => folders.push_back(path),
-                        _ if is_image(&path) && path.is_file() => files.push(path),
+                        // A link to nothing fails when it is read.
+                        _ if is_image(&path) && path.metadata().map_or(true, |of| of.is_file()) => files.push(path),
                         _ => {}
                     }
                 }
@@ -116,7 +114,7 @@ fn walk(folder: &Path) -> Vec<Source> {
         }
     }
     if files.is_empty() && failures.is_empty() {
-        let kinds = EXTENSIONS.join(", ");
+        let kinds = pixels::ENDINGS.join(", ");
         failures
             .push(Source::Nothing(anyhow!("{} holds no images; files ending in {kinds} are read", folder.display())));
     }
@@ -126,7 +124,7 @@ fn walk(folder: &Path) -> Vec<Source> {
 
 fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    pixels::ENDINGS.iter().chain(&pixels::REFUSED_ENDINGS).any(|known| known.eq_ignore_ascii_case(extension))
 }
 
 /// Reads images in batches of at most `size`, `prepare`s them on all cores, and hands them to `consume` in order, while
@@ -200,6 +198,18 @@ mod tests {
         let inputs = expand(&[folder.path().to_owned()]).unwrap();
         let names: Vec<_> = inputs.iter().map(|i| i.file().unwrap().strip_prefix(folder.path()).unwrap()).collect();
         assert_eq!(names, ["a.jpeg", "b/z.tif", "b.gif", "c.PNG"].map(Path::new));
+    }
+
+    #[test]
+    fn what_cannot_be_read_in_a_folder_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("photo.heic"), b"\0\0\0\x18ftypheic").unwrap();
+        std::os::unix::fs::symlink("nowhere.png", folder.path().join("link.png")).unwrap();
+        let inputs = expand(&[folder.path().to_owned()]).unwrap();
+        let reasons: Vec<String> =
+            inputs.into_iter().map(|input| input.load(&Limits::default()).err().unwrap().to_string()).collect();
+        assert!(reasons[0].contains("link.png") && reasons[1].contains("it is HEIF"), "{reasons:?}");
+        assert_eq!(reasons.len(), 2);
     }
 
     #[test]

@@ -78,6 +78,14 @@ fn lists_of_paths_are_read() {
     let output = feed(&mut data.tokenize(&["-", "--format", "jsonl"], "stdin"), names.join("\n").as_bytes());
     assert!(output.status.success());
     assert_eq!(by_stem(&data.rows("stdin")), expected);
+    let latin = [b"images/caf\xe9.png\n".as_slice(), names.join("\r\n").as_bytes()].concat();
+    let output = feed(&mut data.tokenize(&["-", "--format", "jsonl"], "latin"), &latin);
+    assert_eq!((output.status.code(), by_stem(&data.rows("latin"))), (Some(3), expected.clone()));
+    let failure = &data.failures("latin")[0];
+    assert!(
+        failure["key"] == "standard input#0" && failure["reason"].as_str().unwrap().contains("not UTF-8"),
+        "{failure}"
+    );
     done(&mut data.tokenize(&["images/*.png", "--format", "jsonl"], "glob"));
     done(&mut data.tokenize(&["images/{000000..000008}.png", "--format", "jsonl"], "braces"));
     assert_eq!(by_stem(&data.rows("glob")), expected);

@@ -99,6 +99,81 @@ fn a_cut_tar_says_what_it_lost() {
 }
 
 #[test]
+fn links_and_captions_in_other_encodings_fail_alone_in_a_tar() {
+    let data = Data::new(3);
+    let mut bytes = Vec::new();
+    write_tar(&mut bytes, &data, 0..3);
+    bytes.truncate(bytes.len() - 1024);
+    let mut tar = tar::Builder::new(bytes);
+    let header = |size: usize| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size as u64);
+        header.set_mode(0o644);
+        header
+    };
+    let mut link = header(0);
+    link.set_entry_type(tar::EntryType::Link);
+    tar.append_link(&mut link, "link.png", "000000.png").unwrap();
+    let image = fs::read(data.path("images/000000.png")).unwrap();
+    tar.append_data(&mut header(image.len()), "latin.png", image.as_slice()).unwrap();
+    tar.append_data(&mut header(4), "latin.txt", b"caf\xe9".as_slice()).unwrap();
+    tar.append_data(&mut header(image.len()), "last.png", image.as_slice()).unwrap();
+    fs::write(data.path("0.tar"), tar.into_inner().unwrap()).unwrap();
+    fails(&mut data.tokenize(&["0.tar", "--format", "jsonl"], "out"), 3, &["4 rows from 6 inputs", "2 failed"]);
+    let failures: Vec<Value> = data.failures("out");
+    let [link, latin] = &failures[..] else { panic!("{failures:?}") };
+    assert!(link["key"] == "link" && link["reason"].as_str().unwrap().contains("--hard-dereference"), "{link}");
+    assert!(latin["key"] == "latin" && latin["reason"].as_str().unwrap().contains("txt is not UTF-8"), "{latin}");
+}
+
+#[test]
+fn folders_tell_of_what_is_not_read_in_them() {
+    let data = Data::new(3);
+    fs::remove_file(data.path("images/metadata.jsonl")).unwrap();
+    fs::write(data.path("images/000000.txt"), "a caption\n").unwrap();
+    fs::write(data.path("images/000001.txt"), b"caf\xe9").unwrap();
+    fs::write(data.path("images/photo.HEIC"), b"\0\0\0\x18ftypheic").unwrap();
+    fails(&mut data.tokenize(&["images", "--format", "jsonl"], "out"), 3, &["2 rows from 4 inputs", "2 failed"]);
+    let failures = data.failures("out");
+    let reason = |i: usize| failures[i]["reason"].as_str().unwrap();
+    assert!(reason(0).contains("000001.txt cannot be read") && reason(1).contains("it is HEIF"), "{failures:?}");
+
+    fs::write(data.path("images/metadata.csv"), "file_name,text\n000000.png,one\n000000.png,two\n").unwrap();
+    fails(
+        &mut data.tokenize(&["images"], "twice"),
+        1,
+        &["metadata.csv", "line 3", "described before", "--source list"],
+    );
+}
+
+#[test]
+fn rows_of_csv_that_are_not_as_long_as_the_header_fail_and_open_quotes_are_refused() {
+    let data = Data::new(4);
+    let list = |rows: &str| fs::write(data.path("list.csv"), format!("path,caption\n{rows}")).unwrap();
+    list(
+        "images/000000.png,a red, large circle\nimages/000001.png\n,none\nimages/000002.png,\"5\"\" wide,\nor 6\"\nimages/000003.png,5\" wide\n",
+    );
+    let arguments = ["list.csv", "--format", "jsonl"];
+    fails(&mut data.tokenize(&arguments, "out"), 3, &["2 rows from 5 inputs", "3 failed"]);
+    let failures = data.failures("out");
+    let said =
+        |i: usize| format!("{} {}", failures[i]["key"].as_str().unwrap(), failures[i]["reason"].as_str().unwrap());
+    assert!(
+        said(0).contains("list.csv:2 ") && said(0).contains("the row has 3 fields and the header 2"),
+        "{failures:?}"
+    );
+    assert!(said(1).contains("list.csv:3 ") && said(1).contains("1 fields"), "{failures:?}");
+    assert!(said(2).contains("list.csv:4 ") && said(2).contains("names no image"), "{failures:?}");
+    assert_eq!(data.rows("out")[0]["caption"], "5\" wide,\nor 6");
+
+    list("images/000000.png,one\nimages/000001.png,\"two\nimages/000002.png,three\n");
+    fails(&mut data.tokenize(&arguments, "open"), 1, &["list.csv", "line 3 is never closed"]);
+    fs::remove_file(data.path("images/metadata.jsonl")).unwrap();
+    fs::write(data.path("images/metadata.csv"), "file_name,text\n000000.png,\"one\n000001.png,two\n").unwrap();
+    fails(&mut data.tokenize(&["images"], "folder"), 1, &["metadata.csv", "line 2 is never closed"]);
+}
+
+#[test]
 fn a_damaged_page_of_parquet_costs_its_rows_alone() {
     use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch};
     use std::sync::Arc;

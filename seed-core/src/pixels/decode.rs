@@ -92,8 +92,28 @@ fn by_content(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Fault> {
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => gif::decode(bytes, limits),
         [b'B', b'M', ..] => bmp::decode(bytes, limits),
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => tiff::decode(bytes, limits),
-        _ => Err(Fault::broken("it is not an image; accepted formats are PNG, JPEG, WebP, GIF, BMP and TIFF")),
+        _ => {
+            let found = refused(bytes).unwrap_or("not an image");
+            Err(Fault::Broken(format!("it is {found}; accepted formats are PNG, JPEG, WebP, GIF, BMP and TIFF")))
+        }
     }
+}
+
+/// What a file is that is often found where images are expected.
+fn refused(bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    Some(match bytes {
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if brand.starts_with(b"avi") => "AVIF",
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] if brand.starts_with(b"he") || brand.starts_with(b"mif1") => {
+            "HEIF"
+        }
+        [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "JPEG XL",
+        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "JPEG 2000",
+        [b'q', b'o', b'i', b'f', ..] => "QOI",
+        [b'%', b'P', b'D', b'F', ..] => "PDF",
+        _ if text.starts_with(b"<") => "a web page or a vector image",
+        _ => return None,
+    })
 }
 
 /// 256 colours; those that the file does not set are black, as in Pillow.

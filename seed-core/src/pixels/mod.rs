@@ -31,6 +31,11 @@ pub use resize::{Filter, RgbBuffer, resize};
 
 use crate::error::{Error, Result};
 
+/// Endings of the files that are taken from folders and archives; a file given by name may end as it likes.
+pub const ENDINGS: [&str; 10] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
+/// Endings of pictures in formats that [`decode`] refuses. In a folder they are inputs that fail, not files to pass over.
+pub const REFUSED_ENDINGS: [&str; 6] = ["avif", "heic", "heif", "jp2", "jxl", "qoi"];
+
 /// Mean of each channel in the training data of CLIP, in units of 0 to 1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of each channel in the training data of CLIP, in units of 0 to 1.

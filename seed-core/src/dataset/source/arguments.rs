@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Source, SourceFormat, SourceOptions,
     documents::{Documents, holds_documents},
-    files::{self, IMAGE_ENDINGS},
+    files,
     folder::Folder,
     list::List,
     llava::{CONVERSATIONS, Llava},
@@ -14,7 +14,10 @@ use super::{
     records,
     webdataset::{WebDataset, is_tar},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    pixels,
+};
 
 /// Most names that braces may stand for.
 const MOST_NAMES: usize = 10_000_000;
@@ -129,7 +132,7 @@ fn gather(path: &Path, wanted: Option<SourceFormat>) -> Result<(SourceFormat, Ve
     let tars = ending(&["tar", "tar.gz", "tgz", "tar.zst"]);
     let records = ending(&["json", "jsonl"]);
     let tables = ending(&["parquet"]);
-    let holds_images = !ending(&IMAGE_ENDINGS).is_empty();
+    let holds_images = !(ending(&pixels::ENDINGS).is_empty() && ending(&pixels::REFUSED_ENDINGS).is_empty());
     let of = |format: SourceFormat, files: Vec<PathBuf>| match files.is_empty() {
         false => Ok((format, files)),
         true => {
@@ -180,7 +183,7 @@ fn recognise(path: &Path) -> Result<SourceFormat> {
             }
         }
         _ if is_tar(path, &head) => Ok(SourceFormat::WebDataset),
-        _ if files::ends_in(&path.to_string_lossy(), &IMAGE_ENDINGS) => Ok(SourceFormat::Folder),
+        _ if files::ends_in(&path.to_string_lossy(), &pixels::ENDINGS) => Ok(SourceFormat::Folder),
         _ if matches!(text, Some([b'{' | b'[', ..]))
             && !files::ends_in(&path.to_string_lossy(), &["txt", "csv", "tsv"]) =>
         {

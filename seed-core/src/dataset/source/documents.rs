@@ -75,6 +75,9 @@ impl Documents {
         let mut pieces = Vec::with_capacity(images.len());
         for place in 0..images.len() {
             match (images.is_null(place), value_at(&texts, place, Kind::Text)) {
+                (false, Ok(Value::Text(text))) if !text.is_empty() => {
+                    return Err(fail(format!("place {place} holds an image and a text, so their order is unknown")));
+                }
                 (false, _) => pieces.push(Piece::Image(image_of(&images, place, root))),
                 (true, Ok(Value::Text(text))) => pieces.push(Piece::Text(text)),
                 (true, Ok(_)) => {}

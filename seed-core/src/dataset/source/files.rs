@@ -7,9 +7,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Endings of the files that are taken from a folder.
-pub(super) const IMAGE_ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
-
 /// Whether `path` ends in one of `endings`, in any case.
 pub(super) fn ends_in(path: &str, endings: &[&str]) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
@@ -32,7 +29,8 @@ pub(super) fn root_of(file: &Path, root: Option<&Path>) -> PathBuf {
     root.map_or_else(|| file.parent().unwrap_or(Path::new("")).to_owned(), Path::to_owned)
 }
 
-/// All files in a folder and the folders in it, by path; hidden ones are left out, links to folders not followed.
+/// All files in a folder and the folders in it, by path; hidden ones are left out, links to folders not followed, pipes and
+/// sockets, which have no end, not read.
 pub(super) fn walk(folder: &Path) -> Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -42,9 +40,11 @@ pub(super) fn walk(folder: &Path) -> Result<Vec<PathBuf>> {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            match entry.file_type().map_err(fail)?.is_dir() {
-                true => folders.push(entry.path()),
-                false => files.push(entry.path()),
+            let kind = entry.file_type().map_err(fail)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() || kind.is_symlink() {
+                files.push(entry.path());
             }
         }
     }

@@ -6,14 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    CAPTION, CAPTIONS, Each, ShardInput, Source, SourceOptions,
-    files::{self, IMAGE_ENDINGS},
-    fingerprint, unreadable,
-};
+use csv::Position;
+
+use super::{CAPTION, CAPTIONS, Each, ShardInput, Source, SourceOptions, delimited, files, fingerprint, unreadable};
 use crate::{
     dataset::sample::{Column, Image, Layout, Piece, Sample, Schema, Skipped, Value},
     error::Result,
+    pixels,
 };
 
 /// Files that describe the images of their folder.
@@ -54,7 +53,7 @@ impl Folder {
             }
             for file in files::walk(path)? {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if files::ends_in(&name, &IMAGE_ENDINGS) {
+                if files::ends_in(&name, &pixels::ENDINGS) || files::ends_in(&name, &pixels::REFUSED_ENDINGS) {
                     let key = files::relative(&file, path);
                     entries.push(Entry { root, path: file, key, missing_from: None });
                 } else if METADATA.contains(&name.as_str()) {
@@ -126,7 +125,7 @@ fn read_table(table: &Path, options: &SourceOptions, into: &mut Described) -> Re
     let folder = table.parent().unwrap_or(Path::new(""));
     let name = table.display().to_string();
     let mut any_caption = false;
-    let mut add = |line: usize, field: &dyn Fn(&str) -> serde_json::Value| {
+    let mut add = |line: u64, field: &dyn Fn(&str) -> serde_json::Value| {
         let fail = |reason: String| unreadable(table, format!("line {line}: {reason}"));
         let file = field("file_name");
         let file = file.as_str().ok_or_else(|| fail("it has no \"file_name\"".to_owned()))?;
@@ -145,25 +144,35 @@ fn read_table(table: &Path, options: &SourceOptions, into: &mut Described) -> Re
         };
         let values = options.columns.iter().map(value).collect::<Result<Vec<_>>>()?;
         let caption = Value::from_json(&caption, crate::dataset::sample::Kind::Text).unwrap_or(Value::Missing);
-        into.insert(folder.join(file), (caption, values, name.clone()));
-        Ok(())
+        match into.insert(folder.join(file), (caption, values, name.clone())) {
+            None => Ok(()),
+            Some(_) => {
+                Err(fail(format!("{file} has been described before; a list (--source list) may name an image twice")))
+            }
+        }
     };
     if files::ends_in(&name, &["csv"]) {
-        let mut reader = csv::Reader::from_path(table).map_err(|error| unreadable(table, error))?;
+        let mut reader = delimited::reader(table)?;
         let headers = reader.headers().map_err(|error| unreadable(table, error))?.clone();
-        for (i, record) in reader.records().enumerate() {
+        let mut last = Position::new();
+        for record in reader.records() {
             let record = record.map_err(|error| unreadable(table, error))?;
-            add(i + 2, &|name| {
+            last = record.position().cloned().unwrap_or(last);
+            let line = last.line();
+            delimited::check_length(record.len(), headers.len())
+                .map_err(|reason| unreadable(table, format!("line {line}: {reason}")))?;
+            add(line, &|name| {
                 let text = headers.iter().position(|header| header == name).and_then(|column| record.get(column));
                 text.map_or(serde_json::Value::Null, Into::into)
             })?;
         }
+        delimited::check_end(table, &last)?;
     } else {
         let text = std::fs::read_to_string(table).map_err(|error| unreadable(table, error))?;
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let record: serde_json::Value =
                 serde_json::from_str(line).map_err(|error| unreadable(table, format!("line {}: {error}", i + 1)))?;
-            add(i + 1, &|name| record.get(name).cloned().unwrap_or_default())?;
+            add(i as u64 + 1, &|name| record.get(name).cloned().unwrap_or_default())?;
         }
     }
     Ok(any_caption)
@@ -184,7 +193,7 @@ impl Source for Folder {
         for entry in &self.entries[first..last] {
             let item = match &entry.missing_from {
                 Some(table) => Err(Skipped::failed(&entry.key, format!("{table} names it, and it is not there"))),
-                None => Ok(self.sample(entry)),
+                None => self.sample(entry),
             };
             if each(item).is_break() {
                 break;
@@ -195,16 +204,22 @@ impl Source for Folder {
 }
 
 impl Folder {
-    fn sample(&self, entry: &Entry) -> Sample {
+    fn sample(&self, entry: &Entry) -> Result<Sample, Skipped> {
         let mut values = match self.metadata.get(&entry.path) {
             Some(values) => values.clone(),
             None => vec![Value::Missing; self.schema.columns.len()],
         };
-        if self.texts_beside
-            && let Ok(text) = std::fs::read_to_string(entry.path.with_extension("txt"))
-        {
-            values[0] = Value::Text(text.trim_end().to_owned());
+        if self.texts_beside {
+            let text = entry.path.with_extension("txt");
+            match std::fs::read_to_string(&text) {
+                Ok(caption) => values[0] = Value::Text(caption.trim_end().to_owned()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let reason = format!("its caption {} cannot be read: {error}", text.display());
+                    return Err(Skipped::failed(&entry.key, reason));
+                }
+            }
         }
-        Sample { key: entry.key.clone(), pieces: vec![Piece::Image(Image::File(entry.path.clone()))], values }
+        Ok(Sample { key: entry.key.clone(), pieces: vec![Piece::Image(Image::File(entry.path.clone()))], values })
     }
 }

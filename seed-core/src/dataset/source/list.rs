@@ -1,13 +1,16 @@
 //! Lists of paths: lines of text, or CSV with a column of paths.
 
 use std::{
-    fs::File,
     io::Read as _,
     path::{Path, PathBuf},
 };
 
+use csv::{ByteRecord, Position, StringRecord};
+
 use super::{
-    CAPTION, CAPTIONS, Each, ShardInput, Source, SourceOptions, files, fingerprint, records::RecordFile, unreadable,
+    CAPTION, CAPTIONS, Each, ShardInput, Source, SourceOptions, delimited, files, fingerprint,
+    records::{BYTE_ORDER_MARK, RecordFile},
+    unreadable,
 };
 use crate::{
     dataset::sample::{Column, Layout, Piece, Sample, Schema, Skipped, Value},
@@ -32,14 +35,16 @@ enum Part {
     /// A shard of a file of lines.
     Lines { file: std::sync::Arc<RecordFile>, shard: usize, root: PathBuf },
     /// From standard input.
-    Memory { lines: Vec<String>, root: PathBuf },
+    Memory { lines: Vec<Vec<u8>>, first: usize, root: PathBuf },
     /// Rows of a CSV file from a position on.
-    Csv { file: PathBuf, from: csv::Position, columns: std::sync::Arc<CsvColumns>, root: PathBuf },
+    Csv { file: PathBuf, from: Position, columns: std::sync::Arc<CsvColumns>, root: PathBuf },
 }
 
 /// Where in a row of CSV the parts of a sample are.
 #[derive(Debug)]
 struct CsvColumns {
+    /// Of the header.
+    count: usize,
     path: usize,
     /// One for each column of the schema.
     values: Vec<(usize, Column)>,
@@ -70,20 +75,21 @@ impl List {
     }
 
     fn add_standard_input(&mut self, options: &SourceOptions) -> Result<()> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         let fail = |source| Error::Read { path: "standard input".into(), source };
-        std::io::stdin().lock().read_to_string(&mut text).map_err(fail)?;
-        let lines: Vec<&str> =
-            text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        std::io::stdin().lock().read_to_end(&mut text).map_err(fail)?;
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+        let lines: Vec<&[u8]> =
+            text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).collect();
         for (i, lines) in lines.chunks(self.shard_size).enumerate() {
             let first = i * self.shard_size;
             self.shards.push(ShardInput {
                 name: format!("standard input [{first}..{}]", first + lines.len()),
                 samples: Some(lines.len() as u64),
-                fingerprint: fingerprint(lines.iter().map(|line| line.as_bytes())),
+                fingerprint: fingerprint(lines.iter().copied()),
             });
             let lines = lines.iter().map(|&line| line.to_owned()).collect();
-            self.parts.push(Part::Memory { lines, root: options.root.clone().unwrap_or_default() });
+            self.parts.push(Part::Memory { lines, first, root: options.root.clone().unwrap_or_default() });
         }
         match self.shards.is_empty() {
             true => Err(Error::Input { name: "standard input".to_owned(), reason: "it holds no paths".to_owned() }),
@@ -92,7 +98,7 @@ impl List {
     }
 
     fn add_csv(&mut self, path: &Path, options: &SourceOptions) -> Result<()> {
-        let mut reader = csv_reader(path)?;
+        let mut reader = delimited::reader(path)?;
         let headers = reader.headers().map_err(|error| unreadable(path, error))?.clone();
         let find = |name: &str| headers.iter().position(|header| header == name);
         let position = match &options.image_column {
@@ -119,10 +125,10 @@ impl List {
             return Err(unreadable(path, "its columns differ from those of the lists before it"));
         }
         self.schema.columns = columns;
-        let columns = std::sync::Arc::new(CsvColumns { path: position, values });
+        let columns = std::sync::Arc::new(CsvColumns { count: headers.len(), path: position, values });
         let root = files::root_of(path, options.root.as_deref());
-        let mut record = csv::ByteRecord::new();
-        let mut rows = 0;
+        let mut record = ByteRecord::new();
+        let (mut rows, mut last_row) = (0, Position::new());
         loop {
             let from = reader.position().clone();
             if !reader.read_byte_record(&mut record).map_err(|error| unreadable(path, error))? {
@@ -132,24 +138,20 @@ impl List {
                 let parts = [path.as_os_str().as_encoded_bytes(), &from.byte().to_le_bytes()];
                 let name = format!("{} [{rows}..]", path.display());
                 self.shards.push(ShardInput { name, samples: Some(0), fingerprint: fingerprint(parts) });
-                let part = Part::Csv { file: path.into(), from, columns: columns.clone(), root: root.clone() };
+                let part =
+                    Part::Csv { file: path.into(), from: from.clone(), columns: columns.clone(), root: root.clone() };
                 self.parts.push(part);
             }
             rows += 1;
+            last_row = from;
             let last = self.shards.last_mut().expect("the first row begins a shard");
             last.samples = last.samples.map(|samples| samples + 1);
         }
         match rows {
             0 => Err(unreadable(path, "it holds no rows")),
-            _ => Ok(()),
+            _ => delimited::check_end(path, &last_row),
         }
     }
-}
-
-fn csv_reader(path: &Path) -> Result<csv::Reader<File>> {
-    let delimiter = if files::ends_in(&path.to_string_lossy(), &["tsv"]) { b'\t' } else { b',' };
-    let fail = |error: csv::Error| unreadable(path, error);
-    csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_path(path).map_err(fail)
 }
 
 impl Source for List {
@@ -163,22 +165,25 @@ impl Source for List {
 
     fn read(&self, shard: usize, each: Each<'_>) -> Result<()> {
         let values = vec![Value::Missing; self.schema.columns.len()];
-        let plain = |root: &Path, line: &str| {
-            let pieces = vec![Piece::Image(files::image_at(root, line))];
-            Sample { key: line.to_owned(), pieces, values: values.clone() }
+        // `place` says where a line is that is no text.
+        let plain = |root: &Path, line: Result<Vec<u8>, String>, place: &dyn Fn() -> String| {
+            let not_text = |_| "the line is not UTF-8 text".to_owned();
+            match line.and_then(|line| String::from_utf8(line).map_err(not_text)) {
+                Ok(line) => {
+                    let pieces = vec![Piece::Image(files::image_at(root, &line))];
+                    Ok(Sample { key: line, pieces, values: values.clone() })
+                }
+                Err(reason) => Err(Skipped::failed(place(), reason)),
+            }
         };
         match &self.parts[shard] {
             Part::Lines { file, shard, root } => file.read(*shard, |number, line| {
-                let key = || format!("{}#{number}", file.path().display());
-                each(match line.map(String::from_utf8) {
-                    Ok(Ok(line)) => Ok(plain(root, &line)),
-                    Ok(Err(_)) => Err(Skipped::failed(key(), "the line is not UTF-8 text")),
-                    Err(reason) => Err(Skipped::failed(key(), reason)),
-                })
+                each(plain(root, line, &|| format!("{}#{number}", file.path().display())))
             }),
-            Part::Memory { lines, root } => {
-                for line in lines {
-                    if each(Ok(plain(root, line))).is_break() {
+            Part::Memory { lines, first, root } => {
+                for (i, line) in lines.iter().enumerate() {
+                    let place = || format!("standard input#{}", first + i);
+                    if each(plain(root, Ok(line.clone()), &place)).is_break() {
                         break;
                     }
                 }
@@ -192,19 +197,12 @@ impl Source for List {
     }
 }
 
-fn read_csv(
-    path: &Path,
-    from: &csv::Position,
-    columns: &CsvColumns,
-    root: &Path,
-    count: u64,
-    each: Each<'_>,
-) -> Result<()> {
-    let mut reader = csv_reader(path)?;
+fn read_csv(path: &Path, from: &Position, columns: &CsvColumns, root: &Path, count: u64, each: Each<'_>) -> Result<()> {
+    let mut reader = delimited::reader(path)?;
     reader.headers().map_err(|error| unreadable(path, error))?; // before the seek: the first record read is none of them
     reader.seek(from.clone()).map_err(|error| unreadable(path, error))?;
     for number in 0..count {
-        let mut record = csv::StringRecord::new();
+        let mut record = StringRecord::new();
         let line = format!("{}:{}", path.display(), reader.position().line());
         let item = match reader.read_record(&mut record) {
             Ok(true) => csv_sample(&record, columns, root).map_err(|reason| Skipped::failed(&line, reason)),
@@ -218,8 +216,12 @@ fn read_csv(
     Ok(())
 }
 
-fn csv_sample(record: &csv::StringRecord, columns: &CsvColumns, root: &Path) -> Result<Sample, String> {
+fn csv_sample(record: &StringRecord, columns: &CsvColumns, root: &Path) -> Result<Sample, String> {
+    delimited::check_length(record.len(), columns.count)?;
     let path = record.get(columns.path).unwrap_or_default();
+    if path.is_empty() {
+        return Err("it names no image".to_owned());
+    }
     let value = |(index, column): &(usize, Column)| {
         let text = record.get(*index).unwrap_or_default();
         Value::from_text(text, column.kind).map_err(|reason| format!("column {} {reason}", column.name))

@@ -4,6 +4,7 @@
 //! format: one tar, some row groups of a parquet file, some thousand images of a folder.
 
 mod arguments;
+mod delimited;
 mod documents;
 mod files;
 mod folder;

@@ -169,12 +169,14 @@ struct Found {
 }
 
 /// What some editors put before UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 struct Records {
     reader: BufReader<File>,
     offset: u64,
     in_array: bool,
+    /// Whether the end of the array has been found, or of the file before it.
+    ended: bool,
 }
 
 impl Records {
@@ -193,7 +195,7 @@ impl Records {
         let fail = |source| Error::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(fail)?;
         file.seek(SeekFrom::Start(offset)).map_err(fail)?;
-        let mut records = Self { reader: BufReader::with_capacity(1 << 16, file), offset, in_array };
+        let mut records = Self { reader: BufReader::with_capacity(1 << 16, file), offset, in_array, ended: false };
         if offset == 0 && records.reader.fill_buf().map_err(fail)?.starts_with(BYTE_ORDER_MARK) {
             records.consume(BYTE_ORDER_MARK.len());
         }
@@ -218,14 +220,20 @@ impl Records {
         Ok((!line.is_empty()).then_some(Found { offset, record: Ok(line) }))
     }
 
+    /// The element at hand. What is wrong with the end of the array counts as an element more: a file that breaks off between two
+    /// elements has lost some as well.
     fn next_element(&mut self) -> std::io::Result<Option<Found>> {
+        if self.ended {
+            return Ok(None);
+        }
         self.skip(|byte| byte.is_ascii_whitespace() || byte == b',')?;
         let offset = self.offset;
         let (mut element, mut depth, mut in_text, mut escaped) = (Vec::new(), 0usize, false, false);
         loop {
             let Some(byte) = self.peek()? else {
+                self.ended = true;
                 let reason = "the file ends in the middle of the array; fetch it again".to_owned();
-                return Ok((!element.is_empty()).then_some(Found { offset, record: Err(reason) }));
+                return Ok(Some(Found { offset, record: Err(reason) }));
             };
             if in_text {
                 in_text = escaped || byte != b'"';
@@ -234,10 +242,8 @@ impl Records {
                 match byte {
                     b'"' => in_text = true,
                     b'{' | b'[' => depth += 1,
-                    b']' | b',' if depth == 0 => {
-                        let whole = !element.is_empty();
-                        return Ok(whole.then_some(Found { offset, record: Ok(element) }));
-                    }
+                    b']' if depth == 0 && element.is_empty() => return self.end(offset),
+                    b']' | b',' if depth == 0 => return Ok(Some(Found { offset, record: Ok(element) })),
                     b'}' | b']' => depth = depth.saturating_sub(1),
                     _ => {}
                 }
@@ -245,6 +251,15 @@ impl Records {
             element.push(byte);
             self.consume(1);
         }
+    }
+
+    /// The end of the array, whose bracket is at `offset`; what follows it is an element that cannot be read.
+    fn end(&mut self, offset: u64) -> std::io::Result<Option<Found>> {
+        self.ended = true;
+        self.consume(1);
+        self.skip(|byte| byte.is_ascii_whitespace())?;
+        let reason = "more follows the end of the array; give one array a file, or a record a line".to_owned();
+        Ok(self.peek()?.is_some().then_some(Found { offset, record: Err(reason) }))
     }
 
     fn skip(&mut self, of: impl Fn(u8) -> bool) -> std::io::Result<()> {
@@ -329,5 +344,28 @@ mod tests {
         let found = read_all(&file);
         assert_eq!(found.len(), 3);
         assert!(found[2].1.as_ref().unwrap_err().contains("ends in the middle"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_lost_at_the_end_of_an_array_is_a_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        for (text, records, reason) in [
+            (r#"[{"id": 1}, {"id": 2},"#, 2, "ends in the middle"),
+            ("[{\"id\": 1}\n,\n", 1, "ends in the middle"),
+            (r#"[{"id": 1}][{"id": 2}]"#, 1, "more follows"),
+            ("[{\"id\": 1}, {\"id\": 2}]\n{\"id\": 3}\n", 2, "more follows"),
+            (r#"[{"id": 1}, {"id": 2}, ]"#, 2, ""),
+            ("[{\"id\": 1}] \n", 1, ""),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            for size in 1..4 {
+                let found = read_all(&RecordFile::json(&path, size, |_| {}).unwrap());
+                let (whole, broken): (Vec<_>, Vec<_>) =
+                    found.into_iter().map(|(_, record)| record).partition(Result::is_ok);
+                assert_eq!((whole.len(), broken.len()), (records, usize::from(!reason.is_empty())), "{text}");
+                assert!(broken.iter().all(|record| record.as_ref().unwrap_err().contains(reason)), "{broken:?}");
+            }
+        }
     }
 }

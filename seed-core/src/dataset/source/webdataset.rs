@@ -7,15 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    CAPTION, Each, ShardInput, Source, SourceOptions,
-    files::{self, IMAGE_ENDINGS},
-    fingerprint,
-    records::head,
-};
+use super::{CAPTION, Each, ShardInput, Source, SourceOptions, files, fingerprint, records::head};
 use crate::{
     dataset::sample::{Column, Image, Kind, Layout, Piece, Sample, Schema, Skipped, Value},
     error::{Error, Result},
+    pixels,
 };
 
 /// Fields that captions are in, in this order.
@@ -67,8 +63,13 @@ impl WebDataset {
 
     /// What the members of one key make.
     fn sample(&self, group: Group) -> Result<Sample, Skipped> {
-        let Group { key, mut fields } = group;
+        let Group { key, mut fields, link } = group;
         let fail = |reason: String| Err(Skipped::failed(&key, reason));
+        if let Some(name) = link {
+            return fail(format!(
+                "its member {name} is a link to another file; pack the archive with tar's --dereference and --hard-dereference"
+            ));
+        }
         let images: Vec<usize> = (0..fields.len()).filter(|&i| self.is_image(&fields[i].0)).collect();
         let image = match images[..] {
             [image] => image,
@@ -88,21 +89,25 @@ impl WebDataset {
             Some(Ok(json)) => json,
             Some(Err(error)) => return fail(format!("its field json cannot be read: {error}")),
         };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        let text = |name: &str| match field(name).map(std::str::from_utf8) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text.trim_end().to_owned())),
+            Some(Err(_)) => Err(Skipped::failed(&key, format!("its field {name} is not UTF-8 text; convert it"))),
+        };
         let caption = match &self.caption {
-            Some(name) => field(&name.to_ascii_lowercase()).map(text).or_else(|| json.get(name).and_then(as_text)),
-            None => CAPTION_FIELDS
-                .iter()
-                .find_map(|name| field(name))
-                .map(text)
-                .or_else(|| ["caption", "text"].iter().find_map(|name| json.get(name).and_then(as_text))),
+            Some(name) => text(&name.to_ascii_lowercase())?.or_else(|| json.get(name).and_then(as_text)),
+            None => {
+                let name = CAPTION_FIELDS.into_iter().find(|name| field(name).is_some());
+                let of_json = || ["caption", "text"].iter().find_map(|name| json.get(name).and_then(as_text));
+                name.map_or(Ok(None), text)?.or_else(of_json)
+            }
         };
         let mut values = vec![caption.map_or(Value::Missing, Value::Text)];
         for column in &self.columns {
             let value = match json.get(&column.name) {
                 Some(value) => Value::from_json(value, column.kind),
-                None => field(&column.name.to_ascii_lowercase())
-                    .map_or(Ok(Value::Missing), |bytes| Value::from_text(&text(bytes), column.kind)),
+                None => text(&column.name.to_ascii_lowercase())?
+                    .map_or(Ok(Value::Missing), |text| Value::from_text(&text, column.kind)),
             };
             match value {
                 Ok(value) => values.push(value),
@@ -116,7 +121,9 @@ impl WebDataset {
     fn is_image(&self, field: &str) -> bool {
         match &self.image {
             Some(names) => names.split(';').any(|name| name.eq_ignore_ascii_case(field)),
-            None => IMAGE_ENDINGS.contains(&field.rsplit('.').next().unwrap_or_default().to_ascii_lowercase().as_str()),
+            None => {
+                pixels::ENDINGS.contains(&field.rsplit('.').next().unwrap_or_default().to_ascii_lowercase().as_str())
+            }
         }
     }
 }
@@ -133,6 +140,21 @@ fn as_text(json: &serde_json::Value) -> Option<String> {
 struct Group {
     key: String,
     fields: Vec<(String, Vec<u8>)>,
+    /// The name of a member that is a link, whose content lies elsewhere.
+    link: Option<String>,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.link.is_none()
+    }
+
+    fn add(&mut self, field: String, content: Content) {
+        match content {
+            Content::Bytes(bytes) => self.fields.push((field, bytes)),
+            Content::Link(name) => self.link = Some(name),
+        }
+    }
 }
 
 impl Source for WebDataset {
@@ -174,20 +196,20 @@ impl Source for WebDataset {
             let member = entry.and_then(read_member);
             if let Ok(Some(member)) = &member
                 && member.key != group.key
-                && !group.fields.is_empty()
+                && !group.is_empty()
                 && each(self.sample(std::mem::take(&mut group))).is_break()
             {
                 return Ok(());
             }
-            let bytes = match member {
+            let added = match member {
                 Ok(None) => continue,
                 Ok(Some(member)) => {
                     group.key = member.key;
-                    member.bytes.map(|bytes| group.fields.push((member.field, bytes)))
+                    member.content.map(|content| group.add(member.field, content))
                 }
                 Err(error) => Err(error),
             };
-            if let Err(error) = bytes {
+            if let Err(error) = added {
                 if group.key.is_empty() || !each(Err(broken_off(&group.key))).is_break() {
                     let _ = each(Err(broken(&error)));
                 }
@@ -195,7 +217,7 @@ impl Source for WebDataset {
             }
         }
         let whole = archive.into_inner().zeros >= END_MARK;
-        if !group.fields.is_empty() {
+        if !group.is_empty() {
             let last = if whole { self.sample(group) } else { Err(broken_off(&group.key)) };
             if each(last).is_break() {
                 return Ok(());
@@ -237,13 +259,21 @@ struct Member {
     key: String,
     field: String,
     /// Its content, or why that cannot be read.
-    bytes: std::io::Result<Vec<u8>>,
+    content: std::io::Result<Content>,
+}
+
+enum Content {
+    Bytes(Vec<u8>),
+    /// None, because it is a link of this name.
+    Link(String),
 }
 
 /// The member of an entry; nothing for one that is no file or is not meant for us.
 fn read_member(mut entry: tar::Entry<'_, impl Read>) -> std::io::Result<Option<Member>> {
-    if !entry.header().entry_type().is_file() {
-        return Ok(None);
+    let kind = entry.header().entry_type();
+    let is_link = kind.is_hard_link() || kind.is_symlink();
+    if !(is_link || kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
+        return Ok(None); // folders and the like
     }
     let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let (folder, name) = path.rsplit_once('/').map_or(("", path.as_str()), |(folder, name)| (folder, name));
@@ -252,6 +282,9 @@ fn read_member(mut entry: tar::Entry<'_, impl Read>) -> std::io::Result<Option<M
     let key = if folder.is_empty() { stem.to_owned() } else { format!("{folder}/{stem}") };
     let field = field.to_ascii_lowercase(); // as the webdataset package has it
     let mut read = || {
+        if is_link {
+            return Ok(Content::Link(path.clone()));
+        }
         let size = entry.size();
         if size > LARGEST_MEMBER {
             return Err(std::io::Error::other(format!("the member {path} claims {size} bytes")));
@@ -259,12 +292,12 @@ fn read_member(mut entry: tar::Entry<'_, impl Read>) -> std::io::Result<Option<M
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
         match bytes.len() as u64 == size {
-            true => Ok(bytes),
+            true => Ok(Content::Bytes(bytes)),
             false => Err(std::io::Error::other(format!("the member {path} has {} of {size} bytes", bytes.len()))),
         }
     };
-    let bytes = read();
-    Ok(Some(Member { key, field, bytes }))
+    let content = read();
+    Ok(Some(Member { key, field, content }))
 }
 
 /// A tar's bytes, uncompressed by what the file begins with.

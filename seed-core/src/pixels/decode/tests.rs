@@ -120,6 +120,19 @@ fn what_is_no_whole_image_is_refused_with_the_reason() {
     assert!(text.contains("not an image") && text.contains("accepted formats are PNG, JPEG"), "{text}");
     let cut = bad("bad-truncated.jpg");
     assert!(cut.contains("cut off"), "{cut}");
+    for (bytes, what) in [
+        (b"\0\0\0\x1cftypavif".as_slice(), "AVIF"),
+        (b"\0\0\0\x18ftypheic", "HEIF"),
+        (b"\xff\x0a\xfa", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"),
+        (b"qoif", "QOI"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"ftyp", "not an image"),
+    ] {
+        let reason = message(bytes);
+        assert!(reason.contains(&format!("it is {what}")), "{reason}");
+    }
     let missing = open(&golden("missing.png"), &Limits::default()).unwrap_err();
     assert!(matches!(missing, Error::Read { .. }), "{missing}");
 }
