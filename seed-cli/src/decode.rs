@@ -61,7 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Outcome> {
     let (text, file) = read(&args.codes)?;
     let tokenizer = args.model.open(None, global)?;
-    let (paths, codes) = parse(&text, &file, tokenizer.as_ref())?;
+    let (paths, codes) = parse(&text, &file, tokenizer.as_ref(), global)?;
     let options = args.sampling.resolve(tokenizer.as_ref());
     let negative = args.negative.resolve(tokenizer.as_ref())?;
     let mut names = Names::new(&args.out, &[], paths.iter().flatten().map(Path::new))?;
@@ -151,11 +151,18 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
     Ok((text, name))
 }
 
-/// Every line's path and codes. Empty lines are skipped.
+/// Every line's path and codes. Empty lines are skipped, and lines that say that other weights made them are told of.
 ///
 /// # Errors
 /// When a line is not codes of this model; each such line is named on standard error.
-fn parse(text: &str, file: &str, tokenizer: &dyn SeedTokenizer) -> anyhow::Result<(Vec<Option<String>>, Codes)> {
+fn parse(
+    text: &str,
+    file: &str,
+    tokenizer: &dyn SeedTokenizer,
+    global: &Global,
+) -> anyhow::Result<(Vec<Option<String>>, Codes)> {
+    let own = tokenizer.provenance()?.weights;
+    let mut foreign: Vec<String> = Vec::new();
     let model = &tokenizer.config().model;
     let template = lines::template(model)?;
     let (mut paths, mut rows, mut bad) = (Vec::new(), Vec::new(), 0);
@@ -165,9 +172,10 @@ fn parse(text: &str, file: &str, tokenizer: &dyn SeedTokenizer) -> anyhow::Resul
             Ok(line)
         });
         match read {
-            Ok(Line { path, row }) => {
+            Ok(Line { path, row, weights }) => {
                 paths.push(path);
                 rows.push(row);
+                foreign.extend(weights.filter(|weights| *weights != own));
             }
             Err(error) => {
                 bad += 1;
@@ -176,6 +184,15 @@ fn parse(text: &str, file: &str, tokenizer: &dyn SeedTokenizer) -> anyhow::Resul
                 }
             }
         }
+    }
+    if let Some(other) = foreign.first() {
+        global.note(|| {
+            let (lines, all) = (foreign.len(), rows.len());
+            format!(
+                "warning: {lines} of {all} lines were encoded with other weights than these (SHA-256 {other}, not {own}): the images are right \
+                 only if it is the same model in another dtype; give the model that made them by --model"
+            )
+        });
     }
     match (bad, rows.len()) {
         (0, 0) => bail!("{file} holds no codes; give it lines that `seed encode` wrote"),

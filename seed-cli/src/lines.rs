@@ -55,6 +55,8 @@ pub(crate) fn template(config: &SeedConfig) -> seed_core::Result<Template> {
 pub(crate) struct Line {
     pub(crate) path: Option<String>,
     pub(crate) row: Vec<u64>,
+    /// Hash of the weights that made them, where the line says so.
+    pub(crate) weights: Option<String>,
 }
 
 /// Reads one line, whatever its form.
@@ -68,7 +70,7 @@ pub(crate) fn read(line: &str, template: &Template) -> anyhow::Result<Line> {
         Some((path, text)) => (Some(path), text),
         None => (None, line),
     };
-    Ok(Line { path: path.map(str::to_owned), row: read_row(text, template)? })
+    Ok(Line { path: path.map(str::to_owned), row: read_row(text, template)?, weights: None })
 }
 
 /// Codes as numbers, or as a language model writes them.
@@ -99,7 +101,8 @@ fn read_json(line: &str, template: &Template) -> anyhow::Result<Line> {
         Value::String(text) => read_row(text, template)?,
         _ => bail!("it has no \"codes\"; a line is what `seed encode --json` writes"),
     };
-    Ok(Line { path, row })
+    let weights = object["tokenizer"]["weights"].as_str().map(str::to_owned);
+    Ok(Line { path, row, weights })
 }
 
 /// Holds when a model with `tokens` codes an image and `codebook_size` rows could have made `row`.
@@ -131,9 +134,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for path in ["a b.png", "tab\there.png", "{odd}.png", "<img>.png", "ümläut\"quote.png", ""] {
-            for form in [Form::Codes, Form::Text(template()), Form::Json(Value::Null)] {
+            for (form, weights) in [
+                (Form::Codes, None),
+                (Form::Text(template()), None),
+                (Form::Json(Value::Null), None),
+                (Form::Json(json!({"weights": "5eed"})), Some("5eed".to_owned())),
+            ] {
                 let line = write(path, &[0, 7, 65535], &form, Some(&[0.5])).unwrap();
-                let expected = Line { path: Some(path.to_owned()), row: vec![0, 7, 65535] };
+                let expected = Line { path: Some(path.to_owned()), row: vec![0, 7, 65535], weights };
                 assert_eq!(read(&line, &template()).unwrap(), expected);
             }
         }
@@ -144,10 +152,12 @@ mod tests {
 
     #[test]
     fn bare_codes_and_extra_fields_are_read() {
-        let row = |line: &str| read(line, &template()).unwrap();
-        assert_eq!(row("1, 2 3\r"), Line { path: None, row: vec![1, 2, 3] });
-        assert_eq!(row(r#"{"codes": "4 5", "margins": [0.5]}"#), Line { path: None, row: vec![4, 5] });
-        assert_eq!(row("<img><img_00001><img_00002><img_00003></img>\r"), Line { path: None, row: vec![1, 2, 3] });
+        let is = |line: &str, row: &[u64]| {
+            assert_eq!(read(line, &template()).unwrap(), Line { path: None, row: row.to_vec(), weights: None });
+        };
+        is("1, 2 3\r", &[1, 2, 3]);
+        is(r#"{"codes": "4 5", "margins": [0.5]}"#, &[4, 5]);
+        is("<img><img_00001><img_00002><img_00003></img>\r", &[1, 2, 3]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ fn what_encode_writes_is_decoded_in_every_form() {
     let json = done(world.seed("encode").arg("--json").args(&paths)).stdout;
     let output = feed(world.seed("decode").args(["--out", "json", "--seed", "7"]), &json);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("warning"), "{}", text(&output.stderr));
     // Codes alone, with an empty line between, are named by number.
     let bare: Vec<&str> = plain.lines().map(|line| line.split_once('\t').unwrap().1).collect();
     let output = feed(world.seed("decode").args(["-", "--out", "bare", "--seed", "7"]), bare.join("\r\n\n").as_bytes());
@@ -136,6 +137,21 @@ fn what_cannot_be_decoded_says_why() {
     ends(world.seed("decode").arg("codes.txt"), 2);
     fs::remove_dir_all(world.path("bundle/decoder")).unwrap();
     decode(&["codes.txt"], &["no diffusion decoder", "decoder/"]);
+}
+
+#[test]
+fn codes_of_other_weights_are_told_of() {
+    let world = World::new();
+    let json = text(&done(world.seed("encode").arg("--json").args(world.images(2))).stdout).to_owned();
+    let line: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    let own = line["tokenizer"]["weights"].as_str().unwrap();
+    fs::write(world.path("codes.jsonl"), json.replacen(own, "5eed", 1)).unwrap();
+    let said = done(world.seed("decode").args(["codes.jsonl", "--out", "out"])).stderr;
+    assert!(
+        text(&said).contains("warning: 1 of 2 lines were encoded with other weights") && text(&said).contains("5eed")
+    );
+    let said = done(world.seed("decode").args(["codes.jsonl", "--out", "out", "--quiet"])).stderr;
+    assert_eq!(text(&said), "");
 }
 
 #[test]
