@@ -29,7 +29,6 @@ from folder_to_tokens import Encoder
 
 RECIPE = Path(__file__).parents[2] / "weights" / "recipes" / "scenes-tiny.toml"
 BUNDLE = Path(__file__).parents[2] / "weights" / "scenes-tiny"
-HEAD = (256, 128, 32)
 
 
 class Block(nn.Module):
@@ -61,22 +60,18 @@ class Branch(nn.Module):
 
 
 class Detokenizer(nn.Module):
-    """Rows of the codebook to rebuilt embeddings and generation embedding (the head "mlp")."""
+    """Rows of the codebook to rebuilt embeddings and generation embedding (the head "linear")."""
 
     def __init__(self, s: dict):
         super().__init__()
         width, dim = s["qformer_width"], s["codebook_dim"]
         self.decode = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, width))
         self.semantic, self.image = Branch(s), Branch(s)
-        sizes = [width, *HEAD]
-        self.down = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(sizes, HEAD))
-        self.proj = nn.Linear(s["num_queries"] * HEAD[-1], s["generation_dim"])
+        self.proj = nn.Linear(s["num_queries"] * width, s["generation_dim"])
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         states = self.decode(rows)
-        x = self.image(states)
-        x = F.relu(self.down[1](F.relu(self.down[0](x))))
-        return self.semantic(states), self.proj(self.down[2](x).flatten(1))
+        return self.semantic(states), self.proj(self.image(states).flatten(1))
 
 
 def encoder(s: dict) -> tuple[Encoder, list[Tensor]]:

@@ -20,5 +20,5 @@ print("whole:", verify_dataset("tokens")["whole"])
 
 #> 2 shards
 #> 8 rows, 0 failed
-#> 000000.png a small red dotted square in the top left, left of a small purple dotted triangle at the top, and a small blue plain cross on the left, on a grey gradient [118, 845, 574, 368]
+#> 000000.png a small red dotted square in the top left, left of a small purple dotted triangle at the top, and a small blue plain cross on the left, on a grey gradient [2917, 3107, 414, 3892]
 #> whole: True

@@ -43,11 +43,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path) -> Iterat
 
 
 def test_what_it_says_of_itself(seed: SeedTokenizer) -> None:
-    assert (seed.name, seed.num_tokens, seed.image_size, seed.codebook_size) == ("scenes-tiny", 32, 64, 1024)
+    assert (seed.name, seed.num_tokens, seed.image_size, seed.codebook_size) == ("scenes-tiny", 32, 64, 4096)
     assert (seed.device, seed.dtype) == ("cpu", "float32")
     assert repr(seed) == 'SeedTokenizer("bundled", device="cpu", dtype="float32")'
     html = seed._repr_html_()
-    assert "<table>" in html and "scenes-tiny" in html and "32 of 1024" in html
+    assert "<table>" in html and "scenes-tiny" in html and "32 of 4096" in html
     assert seed.config["model"]["num_queries"] == 32
     assert set(seed.provenance()) == {"model", "weights", "preprocess", "device", "dtype", "version"}
 

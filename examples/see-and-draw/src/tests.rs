@@ -46,7 +46,7 @@ fn it_learns_goes_on_after_an_interruption_and_draws_whole_images() {
     let (place, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (never, at_once) = (AtomicBool::new(false), AtomicBool::new(true));
     let run = |folder: &Path, stop| {
-        let vocabulary = Vocabulary::new(32, 1024).unwrap();
+        let vocabulary = Vocabulary::new(32, 4096).unwrap();
         Run { recipe: &recipe, vocabulary, folder: folder.to_owned(), tokenizer: &tokenizer, stop }
     };
     let undisturbed = run(place.path(), &never);
@@ -79,7 +79,7 @@ fn it_learns_goes_on_after_an_interruption_and_draws_whole_images() {
     assert_eq!(images, draw(1));
     assert_ne!(images, draw(2));
     assert_eq!((images.batch(), images.tokens()), (5, 32));
-    assert!(images.as_slice().iter().all(|&code| code < 1024));
+    assert!(images.as_slice().iter().all(|&code| code < 4096));
     let ids = vocabulary.template().codes_to_ids(&images).unwrap();
     for words in generate::captions(&model, vocabulary, &ids.chunks(34).collect::<Vec<_>>()) {
         assert_eq!(vocabulary.text(&words).split_whitespace().count(), words.len(), "a caption holds words alone");
@@ -114,7 +114,7 @@ fn words_and_codes_keep_their_positions_in_either_order() {
 
 #[test]
 fn captions_that_cannot_be_read_are_refused() {
-    let vocabulary = Vocabulary::new(32, 1024).unwrap();
+    let vocabulary = Vocabulary::new(32, 4096).unwrap();
     let refusal = |caption: &str| vocabulary.caption_ids(caption).unwrap_err().to_string();
     assert!(refusal("a small red cat").contains("\"cat\" is no word"));
     assert!(refusal(" , ").contains("empty"));

@@ -5,14 +5,19 @@
 //! - rows start at latents of the data instead of uniformly in `+-1 / codes`;
 //! - every few steps, rows that no latent of a fresh sample chose restart at random latents of it (dead codes);
 //! - the commitment term carries the factor 0.25 (van den Oord 2017) instead of the codebook term;
-//! - the generation target is the vision stage's image embedding, scaled to unit variance, instead of CLIP ViT-H's, and
-//!   its loss weighs 2;
+//! - the generation target is the vision stage's image embedding, scaled to unit variance, instead of CLIP ViT-H's;
+//! - the loss of the causal embeddings weighs 10 instead of 2, against the pictures below;
 //! - the causal Q-Former goes on learning, so that what the codes cannot hold gives way to what they can; what the
 //!   semantic branch rebuilds are the causal embeddings that stage 1 ended with;
-//! - the rebuilt generation embedding also draws the image, by the head that drew it from the image embedding, see `sketch`;
+//! - both rebuilt embeddings also draw the scene, by the heads that drew it from the image embedding and from the causal
+//!   ones, see `sketch`. The heads stay as they are: what they have learned to read tells the codes what to hold, sooner
+//!   than heads that learn along;
 //! - stage 1's contrast on captions goes on, with the last causal embedding as it is and as the codes rebuild it.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::{
+    module::Module as _,
+    tensor::{Tensor, TensorData},
+};
 
 use crate::{
     contrast::{ContrastConfig, generation_target},
@@ -30,7 +35,10 @@ use super::{
 };
 
 /// Weights of the quantisation, semantic and generation losses.
-const WEIGHTS: [f64; 3] = [5.0, 2.0, 2.0];
+const WEIGHTS: [f64; 3] = [5.0, 10.0, 0.5];
+/// Weights of the pictures that the generation embedding and the rebuilt causal embeddings draw. With that of the other stages the
+/// causal embeddings are rebuilt worse.
+const PICTURES: [f64; 2] = [0.5 * WEIGHT, 0.25 * WEIGHT];
 /// Weight of either contrast.
 const CONTRAST: f64 = 0.5;
 /// Factor of the commitment term.
@@ -71,21 +79,23 @@ pub(super) fn train<A: TrainBackend>(
         let semantic = cosine_loss(rebuilt.clone(), settled);
         let similarity = scale(&model.causal_scale);
         let (before, _) = contrast(model.contrast.causal(causal), caption.clone(), similarity.clone(), 0.0);
-        let (after, accuracy) = contrast(model.contrast.causal(rebuilt), caption, similarity, 0.0);
+        let (after, accuracy) = contrast(model.contrast.causal(rebuilt.clone()), caption, similarity, 0.0);
         let made = network.detokenizer.generation(states);
         let generation = squared_error(made.clone(), Tensor::from_inner(target).unsqueeze_dim(1));
         let drawn = batch.signed_pixels_of_size(SIDE, device);
-        let sketch = model.image_sketch.error(made, drawn);
+        let sketch = model.image_sketch.clone().no_grad().error(made, drawn.clone());
+        let causal_sketch = model.causal_sketch.clone().no_grad().error(rebuilt, drawn);
         let metrics = vec![
             ("quantize", scalar(quantize.clone())),
             ("semantic", scalar(semantic.clone())),
             ("generation", scalar(generation.clone())),
             ("sketch", scalar(sketch.clone())),
+            ("causal_sketch", scalar(causal_sketch.clone())),
             ("batch_accuracy", accuracy),
             ("batch_codes", distinct(codes)),
         ];
         let official = quantize * WEIGHTS[0] + semantic * WEIGHTS[1] + generation * WEIGHTS[2];
-        let loss = official + (before + after) * CONTRAST + sketch * WEIGHT;
+        let loss = official + (before + after) * CONTRAST + sketch * PICTURES[0] + causal_sketch * PICTURES[1];
         Ok(Output { loss, metrics }.backward(model))
     };
     let [rows, _] = model.network.quantizer.embedding.weight.dims();

@@ -3,7 +3,8 @@
 //! Contrast on captions asks an embedding for what tells captions apart, and asks it of one embedding of an image. A
 //! picture is drawn from all of it, so two stages also rebuild the scene at [`SIDE`] x [`SIDE`] pixels: the vision stage
 //! from the image embedding, stage 1 from a few features of every causal embedding, which makes each query say something
-//! that the others do not. The heads are not part of the model; the official training has nothing of the kind.
+//! that the others do not. In stage 2 both heads read what is rebuilt from codes. They are not part of the model; the official
+//! training has nothing of the kind.
 
 use burn::{
     module::Module,
