@@ -48,7 +48,7 @@ def test_codes_to_text_and_ids_and_back(codes: np.ndarray) -> None:
 
 
 def test_a_template_travels(codes: np.ndarray) -> None:
-    template = Template(1024, 32, 5, begin="[", end="]", token="({})", begin_id=2)
+    template = Template(4096, 32, 5, begin="[", end="]", token="({})", begin_id=2)
     again = pickle.loads(pickle.dumps(template))
     assert again.config == template.config and again.config["end_id"] == 3
     assert again.codes_to_text(codes) == template.codes_to_text(codes)
