@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsStr,
     io::Read as _,
     path::{Path, PathBuf},
     sync::mpsc::sync_channel,
@@ -103,7 +102,9 @@ fn walk(folder: &Path) -> Vec<Source> {
                     match entry.file_type() {
                         Ok(kind) if kind.is_dir() => folders.push_back(path),
                         // A link to nothing fails when it is read.
-                        _ if is_image(&path) && path.metadata().map_or(true, |of| of.is_file()) => files.push(path),
+                        _ if pixels::is_image_name(&path) && path.metadata().map_or(true, |of| of.is_file()) => {
+                            files.push(path)
+                        }
                         _ => {}
                     }
                 }
@@ -120,11 +121,6 @@ fn walk(folder: &Path) -> Vec<Source> {
     }
     files.sort();
     files.into_iter().map(Source::File).chain(failures).collect()
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    pixels::ENDINGS.iter().chain(&pixels::REFUSED_ENDINGS).any(|known| known.eq_ignore_ascii_case(extension))
 }
 
 /// Reads images in batches of at most `size`, `prepare`s them on all cores, and hands them to `consume` in order, while

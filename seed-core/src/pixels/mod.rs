@@ -20,7 +20,7 @@ pub mod sheet;
 mod tiff;
 mod webp;
 
-use std::{fmt, ops::Deref, str::FromStr};
+use std::{fmt, ops::Deref, path::Path, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +33,15 @@ use crate::error::{Error, Result};
 
 /// Endings of the files that are taken from folders and archives; a file given by name may end as it likes.
 pub const ENDINGS: [&str; 10] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
-/// Endings of pictures in formats that [`decode`] refuses. In a folder they are inputs that fail, not files to pass over.
-pub const REFUSED_ENDINGS: [&str; 6] = ["avif", "heic", "heif", "jp2", "jxl", "qoi"];
+/// Endings of pictures in formats that [`decode`] refuses.
+const REFUSED_ENDINGS: [&str; 6] = ["avif", "heic", "heif", "jp2", "jxl", "qoi"];
+
+/// Whether a file in a folder is an image by its name. One of a format that [`decode`] refuses is: an input that fails, not a file
+/// to pass over.
+pub fn is_image_name(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    ENDINGS.iter().chain(&REFUSED_ENDINGS).any(|known| known.eq_ignore_ascii_case(ending))
+}
 
 /// Mean of each channel in the training data of CLIP, in units of 0 to 1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];

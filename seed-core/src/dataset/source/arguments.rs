@@ -132,7 +132,7 @@ fn gather(path: &Path, wanted: Option<SourceFormat>) -> Result<(SourceFormat, Ve
     let tars = ending(&["tar", "tar.gz", "tgz", "tar.zst"]);
     let records = ending(&["json", "jsonl"]);
     let tables = ending(&["parquet"]);
-    let holds_images = !(ending(&pixels::ENDINGS).is_empty() && ending(&pixels::REFUSED_ENDINGS).is_empty());
+    let holds_images = all.iter().any(|file| pixels::is_image_name(file));
     let of = |format: SourceFormat, files: Vec<PathBuf>| match files.is_empty() {
         false => Ok((format, files)),
         true => {

@@ -53,7 +53,7 @@ impl Folder {
             }
             for file in files::walk(path)? {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if files::ends_in(&name, &pixels::ENDINGS) || files::ends_in(&name, &pixels::REFUSED_ENDINGS) {
+                if pixels::is_image_name(&file) {
                     let key = files::relative(&file, path);
                     entries.push(Entry { root, path: file, key, missing_from: None });
                 } else if METADATA.contains(&name.as_str()) {
